@@ -1,0 +1,79 @@
+"""The only Celery application. `celery -A studio_celery worker -Q q` finds it; nothing happens on import.
+
+Its configuration is read when it is first needed: settings, broker and store as in `settings` and `world`, Celery's own
+names from `celeryconfig.py` where that file applies, and on top what the protocol of an attempt cannot do without.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from celery import Celery
+from celery.loaders.base import BaseLoader
+
+import transports  # noqa: F401  (makes `pubsub://` known to kombu)
+from studio_celery import settings as settings_module
+from studio_celery.services import Services
+from studio_celery.world import resolve
+
+#: What a configuration file cannot change: one message is taken for each free place, and a lost connection
+#: stops nothing.
+ENFORCED: Mapping[str, Any] = {
+    "worker_prefetch_multiplier": 1,
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "task_serializer": "json",
+    "result_serializer": "json",
+    "task_create_missing_queues": True,
+}
+
+DEFAULTS: Mapping[str, Any] = {
+    "imports": ("studio_celery.tasks", "studio_celery.worker"),
+    "result_backend": "studio_celery.backend:StoreBackend",
+    "worker_pool": "threads",
+    "accept_content": ["json"],
+    "broker_connection_retry_on_startup": True,
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": True,
+}
+
+
+class StudioLoader(BaseLoader):
+    """Reads the configuration when Celery first asks for it, and not before."""
+
+    def read_configuration(self, env: str = "") -> dict[str, Any]:
+        """Celery's configuration: defaults, then the file, then what is enforced."""
+        settings = settings_module.load()
+        module = settings_module.config_module(os.environ)
+        own = {name: value for name, value in module.items() if not name.startswith(("_", "studio_"))}
+        plain = {name: value for name, value in own.items() if name.islower() and not callable(value)}
+        options = {
+            "lease_floor_seconds": settings.lease_floor_seconds,
+            "connect_timeout_seconds": settings.connect_seconds,
+            **plain.pop("broker_transport_options", {}),
+        }
+        return {
+            **DEFAULTS,
+            "task_default_queue": settings.queue,
+            **plain,
+            **ENFORCED,
+            "broker_url": resolve(settings).broker_url,
+            "broker_transport_options": options,
+        }
+
+
+class StudioCelery(Celery):
+    """Celery with what this process needs beside it: settings, store, client, supervisor."""
+
+    _services: Services | None = None
+
+    @property
+    def services(self) -> Services:
+        """Made for each process when first needed: store and engine must not cross a fork."""
+        if self._services is None or self._services.pid != os.getpid():
+            self._services = Services(self)
+        return self._services
+
+
+app = StudioCelery("studio", loader=StudioLoader, set_as_current=True)

@@ -1,0 +1,129 @@
+"""The parts of a studio that run on this machine: broker, web page, and with `studio up` a worker beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from studio_celery import settings as settings_module
+from studio_celery.errors import BrokerError, StudioError
+from studio_celery.settings import Settings
+from studio_celery.world import announce_up, resolve
+
+#: Time that broker and web page may take to be ready, seconds.
+READY_SECONDS = 30.0
+
+
+def run_broker(host: str | None, port: int | None, data: Path | None) -> None:
+    """Serve the local broker until SIGTERM or Ctrl-C; `ready HOST:PORT` on stdout when it answers."""
+    from transports.local import serve
+    from transports.local.errors import BrokerError as LocalBrokerError
+
+    settings = settings_module.load({"broker_host": host, "broker_port": port})
+    try:
+        serve(
+            data or settings.home / "broker",
+            settings.broker_host,
+            settings.broker_port,
+            lambda address: click.echo(f"ready {address}"),
+        )
+    except LocalBrokerError as exc:
+        raise BrokerError(str(exc)) from exc
+
+
+def run_ui(host: str | None, port: int | None) -> None:
+    """Serve the web page until SIGTERM or Ctrl-C; its address on stdout when it answers."""
+    from studio_celery import app
+    from studio_celery.web import serve
+
+    settings = settings_module.load({"ui_host": host, "ui_port": port})
+    serve(app.services.client, settings, lambda url: click.echo(f"ready {url}"))
+
+
+def run_up(queues: tuple[str, ...]) -> int:
+    """Broker, worker and page as children of this process; the exit code."""
+    settings = settings_module.load()
+    world = resolve(dataclasses.replace(settings, broker_url=None))
+    with announce_up(settings, world):
+        return _Up(settings, queues or (settings.queue,)).run()
+
+
+class _Up:
+    """The children, in the order in which they are started; stopped in the opposite one."""
+
+    def __init__(self, settings: Settings, queues: tuple[str, ...]) -> None:
+        self._settings = settings
+        self._queues = queues
+        self._children: list[tuple[str, subprocess.Popen[str]]] = []
+        self._stopping = threading.Event()
+
+    def run(self) -> int:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+        try:
+            self._wait_ready(self._start("broker", ["studio", "broker"]))
+            page = self._wait_ready(self._start("ui", ["studio", "ui"]))
+            self._start("worker", ["studio-start-remote-worker", "--detach-on-stop", *self._queues], ready=False)
+            click.echo(f"ready {page}")
+            click.echo(
+                f"Submit with: studio-runner --queue {self._queues[0]} script.py   Page: {page}   Ctrl-C stops.",
+                err=True,
+            )
+            return self._watch()
+        finally:
+            self._end()
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._stopping.set()
+
+    def _start(self, name: str, argv: list[str], ready: bool = True) -> subprocess.Popen[str]:
+        command = [str(Path(sys.executable).with_name(argv[0])), *argv[1:]]
+        # A session of its own: Ctrl-C in the terminal reaches this process only, which stops them in order.
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE if ready else None, text=True, start_new_session=True, env=os.environ
+        )
+        self._children.append((name, child))
+        return child
+
+    def _wait_ready(self, child: subprocess.Popen[str]) -> str:
+        assert child.stdout is not None
+        line = child.stdout.readline().strip()
+        if not line.startswith("ready "):
+            raise StudioError("A part of the studio did not start; its message stands above.")
+        return line.removeprefix("ready ")
+
+    def _watch(self) -> int:
+        while not self._stopping.wait(0.2):
+            for name, child in self._children:
+                if child.poll() is not None:
+                    click.echo(
+                        f"Error: the {name} ended with exit code {child.returncode}; stopping the rest.", err=True
+                    )
+                    return 1
+        return 0
+
+    def _end(self) -> None:
+        for _, child in reversed(self._children):
+            if child.poll() is None:
+                child.terminate()
+            self._wait(child)
+
+    def _wait(self, child: subprocess.Popen[Any]) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+        if child.stdout:
+            child.stdout.close()

@@ -1,0 +1,174 @@
+"""Every setting once: type, default, environment variable, help.
+
+Precedence: a flag, then `STUDIO_<NAME>` in the environment, then `studio_<name>` in `celeryconfig.py` of the working
+directory (used only if it sets a `studio_…` name, so that another project's file is left alone) or in the module that
+`STUDIO_CONFIG` names, then the default. Times are seconds, sizes bytes; people may write "30s" and "5g".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import runpy
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from studio_celery.errors import SettingsError, UsageError
+from studio_celery.units import parse_bytes, parse_duration
+
+
+def _text(value: Any) -> str:
+    return str(value)
+
+
+def _size(value: Any) -> int:
+    return value if isinstance(value, int) else parse_bytes(str(value))
+
+
+def _seconds(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else parse_duration(str(value))
+
+
+def _whole(value: Any) -> int:
+    return int(value)
+
+
+def _boolean(value: Any) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if str(value).lower() not in words:
+        raise ValueError("write yes or no")
+    return words[str(value).lower()]
+
+
+def _path(value: Any) -> Path:
+    return Path(str(value)).expanduser().absolute()
+
+
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"write one of {', '.join(choices)}")
+        return str(value)
+
+    return parse
+
+
+def _option(parse: Callable[[Any], Any], default: Any, help: str) -> Any:
+    return field(default=default, metadata={"parse": parse, "help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings, resolved; `load` makes them."""
+
+    home: Path = _option(_path, Path("~/.studio"), "directory for the local store, caches and what runs here")
+    broker_url: str | None = _option(_text, None, "any Celery broker URL; pubsub://PROJECT for Google Pub/Sub")
+    store: str | None = _option(_text, None, "where experiments are recorded: a directory, gs://… or s3://…")
+    store_is_shared: bool = _option(_boolean, False, "the store directory is mounted on every machine")
+    runtime: str = _option(_one_of("docker", "process"), "docker", "how this worker runs experiments")
+    image: str | None = _option(_text, None, "image for experiments that name none; default python:<minor>-slim")
+    uid: str | None = _option(_text, None, "user id (or uid:gid) that scripts run as in containers")
+    gpus: str | None = _option(_text, None, "ids of the cards this worker may use, 'none', or nothing for all")
+    concurrency: int | None = _option(_whole, None, "experiments at a time; default: number of cards, else 1")
+    owner: str | None = _option(_text, None, "who submits; default: the login name")
+    project: str | None = _option(_text, None, "project that experiments belong to")
+    queue: str = _option(_text, "default", "queue that `studio up` works on and that run_experiment uses")
+    workspace_limit: int = _option(_size, 500 * 2**20, "size above which a workspace is refused")
+    broker_host: str = _option(_text, "127.0.0.1", "address of the local broker")
+    broker_port: int = _option(_whole, 8085, "port of the local broker")
+    ui_host: str = _option(_text, "127.0.0.1", "address of the web page")
+    ui_port: int = _option(_whole, 8640, "port of the web page")
+    heartbeat_seconds: float = _option(_seconds, 10.0, "time between two heartbeats of an attempt")
+    patience_floor_seconds: float = _option(_seconds, 60.0, "an attempt this long without a heartbeat is dead")
+    patience_ceiling_seconds: float = _option(_seconds, 600.0, "the same for an attempt that has run for long")
+    patience_fraction: float = _option(float, 0.1, "part of the time already run that a dead worker is waited for")
+    lease_floor_seconds: float = _option(_seconds, 45.0, "shortest lease of a message")
+    defer_seconds: float = _option(_seconds, 30.0, "first delay of an experiment that cannot run here now")
+    defer_ceiling_seconds: float = _option(_seconds, 300.0, "longest such delay")
+    stop_grace_seconds: float = _option(_seconds, 30.0, "time between SIGTERM and SIGKILL")
+    log_seconds: float = _option(_seconds, 0.5, "time between two looks at a script's output")
+    poll_seconds: float = _option(_seconds, 0.2, "time between two looks at whether a script has ended")
+    release_limit: int = _option(_whole, 10, "releases before the script started, after which an experiment fails")
+    release_window_seconds: float = _option(_seconds, 3600.0, "time over which few workers must have released it")
+    submission_limit_seconds: float = _option(_seconds, 3600.0, "a submission without a message is failed after this")
+    pull_limit_seconds: float = _option(_seconds, 1200.0, "time that an image may take to be pulled")
+    connect_seconds: float = _option(_seconds, 10.0, "time that a broker may take to answer")
+    detach_seconds: float = _option(_seconds, 5.0, "time in which a stopping worker gives everything back")
+
+
+def option_help(name: str) -> str:
+    """The sentence that explains a setting."""
+    return next(str(f.metadata["help"]) for f in dataclasses.fields(Settings) if f.name == name)
+
+
+def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Resolve all settings; `flags` are those that were given (None values count as not given)."""
+    environment = os.environ if environ is None else environ
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    module = config_module(environment)
+    values = {}
+    for option in dataclasses.fields(Settings):
+        found = _find(option.name, given, environment, module)
+        values[option.name] = _parse(option, found) if found else _default(option)
+    return Settings(**values)
+
+
+def _find(
+    name: str, flags: Mapping[str, Any], environ: Mapping[str, str], module: Mapping[str, Any]
+) -> tuple[str, Any] | None:
+    variable = f"STUDIO_{name.upper()}"
+    if name in flags:
+        return f"--{name.replace('_', '-')}", flags[name]
+    if environ.get(variable):
+        return variable, environ[variable]
+    if module.get(f"studio_{name}") is not None:
+        return f"studio_{name} in {module.get('__file__', 'STUDIO_CONFIG')}", module[f"studio_{name}"]
+    return None
+
+
+def _parse(option: dataclasses.Field[Any], found: tuple[str, Any]) -> Any:
+    where, value = found
+    try:
+        return option.metadata["parse"](value)
+    except (ValueError, UsageError) as exc:
+        raise SettingsError(f"{where} is {value!r}, which cannot be used: {exc}") from exc
+
+
+def _default(option: dataclasses.Field[Any]) -> Any:
+    return _path(option.default) if isinstance(option.default, Path) else option.default
+
+
+def config_module(environ: Mapping[str, str]) -> Mapping[str, Any]:
+    """Names of the configuration module that applies, empty if none does."""
+    named = environ.get("STUDIO_CONFIG")
+    if named:
+        return _import(named)
+    path = Path("celeryconfig.py")
+    if not path.is_file() or "studio_" not in path.read_text(encoding="utf-8", errors="replace"):
+        return {}
+    names = _run(path.absolute())
+    return names if any(name.startswith("studio_") for name in names) else {}
+
+
+def _import(named: str) -> Mapping[str, Any]:
+    if named.endswith(".py"):
+        return _run(Path(named).absolute())
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return vars(importlib.import_module(named))
+    except ImportError as exc:
+        raise SettingsError(f"STUDIO_CONFIG names the module {named!r}, which cannot be imported: {exc}.") from exc
+
+
+def _run(path: Path) -> Mapping[str, Any]:
+    try:
+        return {"__file__": str(path), **runpy.run_path(str(path))}
+    except FileNotFoundError as exc:
+        raise SettingsError(f"STUDIO_CONFIG names {path}, which does not exist.") from exc
+    except Exception as exc:
+        raise SettingsError(f"{path} cannot be read as configuration: {type(exc).__name__}: {exc}.") from exc

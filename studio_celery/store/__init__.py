@@ -1,0 +1,154 @@
+"""Where experiments are recorded: journals, heartbeats, logs, artifacts and blobs over one `Objects`.
+
+Every key of the layout is written here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from studio_celery.experiment import Attempt, Experiment
+from studio_celery.journal import Kind
+from studio_celery.store.journals import Journal
+from studio_celery.store.logs import LogReader, LogWriter
+from studio_celery.store.objects import Item, Objects
+
+__all__ = ["Item", "Journal", "LogReader", "LogWriter", "Objects", "Store"]
+
+
+class Store:
+    """One store; cheap to make, but never shared across a fork."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.objects = Objects(url)
+
+    def check(self) -> None:
+        """Raise `StoreError` with a sentence if the store cannot be written."""
+        self.objects.put("check", b"studio-celery writes this to see whether it may.\n")
+
+    def journal(self, experiment_id: str) -> Journal:
+        """The journal, not read yet."""
+        return Journal(self.objects, experiment_id)
+
+    def submit(self, experiment: Experiment, by: str) -> Journal:
+        """Record a new experiment; it stays `submitting` until `queued` is appended.
+
+        Submitting the same `Experiment` again finds its journal and changes nothing.
+        """
+        journal = self.journal(experiment.id)
+        journal.decide(Kind.SUBMITTED, by, experiment=experiment.to_dict())
+        hour: str = experiment.submitted_at[:13].replace("-", "")
+        self.objects.put(f"index/{hour}/{experiment.id}", b"")
+        return journal
+
+    def recent(self) -> Iterator[str]:
+        """Ids of experiments, the latest first, found by their hour markers."""
+        for hour in reversed(self.objects.folders("index")):
+            for item in reversed(self.objects.listing(f"index/{hour}")):
+                yield item.key.rsplit("/", 1)[-1]
+
+    def now(self) -> float:
+        """The store's clock, seconds since 1970: the last-modified time of something just written."""
+        self.check()
+        return self.objects.head("check").modified
+
+    def heartbeat(self, experiment_id: str, attempt: int, status: Mapping[str, Any]) -> None:
+        """Overwrite the attempt's heartbeat."""
+        self.objects.put(_heartbeat_key(experiment_id, attempt), json.dumps(status).encode())
+
+    def heartbeat_modified(self, experiment_id: str, attempt: int) -> float | None:
+        """When the last heartbeat was stored, on the store's clock; None if there was none."""
+        try:
+            return self.objects.head(_heartbeat_key(experiment_id, attempt)).modified
+        except KeyError:
+            return None
+
+    def heartbeat_status(self, experiment_id: str, attempt: int) -> Mapping[str, Any]:
+        """The last heartbeat, empty if there was none; `at` is when it was stored."""
+        try:
+            body, modified = self.objects.get_dated(_heartbeat_key(experiment_id, attempt))
+        except KeyError:
+            return {}
+        return {**json.loads(body), "stored_at": modified}
+
+    def write_worker(self, worker_id: str, facts: Mapping[str, Any]) -> float:
+        """Overwrite a worker's heartbeat; the time of it, which is `now` on the store's clock."""
+        key = f"workers/{worker_id}.json"
+        self.objects.put(key, json.dumps(facts).encode())
+        return self.objects.head(key).modified
+
+    def workers(self) -> list[Mapping[str, Any]]:
+        """What all workers wrote last, with `id` and `stored_at`."""
+        found: list[Mapping[str, Any]] = []
+        for item in self.objects.listing("workers"):
+            worker_id = item.key.rsplit("/", 1)[-1].removesuffix(".json")
+            found.append({**json.loads(self.objects.get(item.key)), "id": worker_id, "stored_at": item.modified})
+        return found
+
+    def forget_worker(self, worker_id: str) -> None:
+        """Remove what a worker wrote, at its orderly end."""
+        self.objects.delete(f"workers/{worker_id}.json")
+
+    def reject(self, queue: str, message_id: str, facts: Mapping[str, Any]) -> None:
+        """Keep what a queue held and nobody could use, with the reason."""
+        self.objects.put(f"rejected/{queue}/{message_id}.json", json.dumps(facts, default=repr).encode())
+
+    def log_writer(self, experiment_id: str, attempt: int, epoch: int, offset: int) -> LogWriter:
+        """Writes the attempt's output under `epoch`, from byte `offset` on."""
+        return LogWriter(self.objects, _log_prefix(experiment_id, attempt), epoch, offset)
+
+    def log_reader(self, experiment_id: str, attempt: Attempt) -> LogReader:
+        """Reads the attempt's output."""
+        return LogReader(self.objects, _log_prefix(experiment_id, attempt.number))
+
+    def put_blob(self, digest: str, source: Path) -> bool:
+        """Store a file under its SHA-256; False if it was there already."""
+        key = _blob_key(digest)
+        if self.objects.exists(key):
+            return False
+        self.objects.put(key, source)
+        return True
+
+    def get_blob(self, digest: str, destination: Path) -> None:
+        """Copy a blob to a file; `KeyError` if there is none."""
+        _save(self.objects.stream(_blob_key(digest)), destination)
+
+    def put_artifact(self, experiment_id: str, attempt: int, tag: str, path: str, source: Path) -> None:
+        """Store one file of an artifact."""
+        self.objects.put(f"{_artifact_prefix(experiment_id, attempt)}/{tag}/{path}", source)
+
+    def artifact_files(self, experiment_id: str, attempt: int) -> list[Item]:
+        """All files of an attempt's artifacts; keys relative, `<tag>/<path>`."""
+        prefix = _artifact_prefix(experiment_id, attempt)
+        items = self.objects.listing(prefix)
+        return [Item(item.key.removeprefix(f"{prefix}/"), item.size, item.modified) for item in items]
+
+    def artifact_stream(self, experiment_id: str, attempt: int, key: str) -> Iterator[bytes]:
+        """One file of an artifact in pieces; `KeyError` if there is none."""
+        return self.objects.stream(f"{_artifact_prefix(experiment_id, attempt)}/{key}")
+
+
+def _heartbeat_key(experiment_id: str, attempt: int) -> str:
+    return f"experiments/{experiment_id}/attempts/{attempt}/status.json"
+
+
+def _log_prefix(experiment_id: str, attempt: int) -> str:
+    return f"experiments/{experiment_id}/attempts/{attempt}/log"
+
+
+def _artifact_prefix(experiment_id: str, attempt: int) -> str:
+    return f"experiments/{experiment_id}/attempts/{attempt}/artifacts"
+
+
+def _blob_key(digest: str) -> str:
+    return f"blobs/{digest}"
+
+
+def _save(pieces: Iterator[bytes], destination: Path) -> None:
+    with destination.open("wb") as file:
+        for piece in pieces:
+            file.write(piece)

@@ -1,0 +1,271 @@
+"""One attempt, looked after from the claim, or from its adoption, to the entry that ends it."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from studio_celery import workspace
+from studio_celery.errors import RuntimeFailure, StoreError, WorkspaceError
+from studio_celery.experiment import Experiment
+from studio_celery.gpus import Reservation
+from studio_celery.journal import Kind
+from studio_celery.runtimes.contract import Cancellation, Handle, Launch, Runtime
+from studio_celery.settings import Settings
+from studio_celery.store import Journal, LogWriter, Store
+from studio_celery.supervisor.keepsakes import collect, keep
+from studio_celery.supervisor.verdict import Verdict, judge
+from studio_celery.supervisor.watch import Watch
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: The runtime is asked every so many looks at the directory; its `exit.json` is seen at every look.
+LOOKS_PER_POLL = 10
+
+
+class Detached(Exception):
+    """The worker is stopping: the attempt, if it was started, runs on without it."""
+
+
+class AttemptRun:
+    """The owner's side of one attempt. `run` returns when the attempt is over, or raises `Detached`."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        runtime: Runtime,
+        settings: Settings,
+        journal: Journal,
+        worker_id: str,
+        detaching: threading.Event,
+        cards: Reservation | None = None,
+    ) -> None:
+        live, experiment = journal.state.live, journal.state.experiment
+        assert live is not None
+        assert experiment is not None
+        self.attempt = live
+        self.experiment: Experiment = experiment
+        self.cards = cards
+        self._store = store
+        self._runtime = runtime
+        self._settings = settings
+        self._journal = journal
+        self._worker_id = worker_id
+        self._detaching = detaching
+        self._directory = settings.home / "run" / experiment.id / str(live.number)
+        self._watch = Watch(
+            store,
+            experiment.id,
+            attempt=live.number,
+            epoch=live.epoch,
+            interval_seconds=settings.heartbeat_seconds,
+        )
+
+    def run(self, handle: Handle | None = None) -> None:
+        """Prepare and start it (unless a `handle` is adopted), follow it, end it."""
+        with self._watch:
+            handle = handle or self._begin()
+            if handle is not None:
+                self._finish(handle, self._follow(handle))
+
+    # -- before the script -----------------------------------------------------------------------------------------
+
+    def _begin(self) -> Handle | None:
+        """The started attempt; None if it came to an end before."""
+        try:
+            return self._start(self._prepare())
+        except Cancellation:
+            self._give_up()
+        except RuntimeFailure as failure:
+            self._failed_to_start(failure)
+        except (KeyError, WorkspaceError) as exc:
+            text = f"workspace missing from the store: {exc}" if isinstance(exc, KeyError) else str(exc)
+            self._end(Verdict(Kind.FAILED, {"reason": text}))
+        except OSError as exc:
+            self._end(_released("disk", f"the worker's disk: {exc.strerror or exc}"))
+        return None
+
+    def _prepare(self) -> Launch:
+        launch = self._launch()
+        self._watch.tell("restoring workspace")
+        for directory in (launch.workspace, launch.artifacts, launch.io):
+            directory.mkdir(parents=True, exist_ok=True)
+        archive = self._directory / "workspace.tar.gz"
+        self._store.get_blob(self.experiment.workspace, archive)
+        workspace.restore(archive, launch.workspace, sha256=self.experiment.workspace)
+        archive.unlink()
+        self._runtime.prepare(launch, self._watch.tell, self._cancelled)
+        return launch
+
+    def _launch(self) -> Launch:
+        experiment = self.experiment
+        return Launch(
+            experiment_id=experiment.id,
+            attempt=self.attempt.number,
+            epoch=self.attempt.epoch,
+            worker=self._worker_id,
+            argv=(experiment.script, *experiment.args),
+            directory=self._directory,
+            environment=experiment.environment,
+            image=experiment.image,
+            python=experiment.python,
+            requirements=experiment.requirements,
+            resources=experiment.resources,
+            cards=self.cards.ids if self.cards else (),
+        )
+
+    def _start(self, launch: Launch) -> Handle:
+        self._watch.look()
+        if self._cancelled():
+            raise Cancellation
+        self._watch.tell("running")
+        handle = self._runtime.start(launch)
+        self._journal.decide(Kind.STARTED, self._worker_id, epoch=self.attempt.epoch)
+        logger.info("Experiment %s: attempt %d started (%s).", self.experiment.id, self.attempt.number, handle.ref[:12])
+        return handle
+
+    def _cancelled(self) -> bool:
+        return self._watch.unwanted or self._detaching.is_set()
+
+    def _give_up(self) -> None:
+        if self._watch.stop_requested_by:
+            self._end(Verdict(Kind.STOPPED, {"reason": f"stopped by {self._watch.stop_requested_by}"}))
+        elif self._detaching.is_set() and not self._watch.superseded:
+            self._end(_released("worker", "the worker was stopped before the script had started"))
+            raise Detached
+        self._clear(None)
+
+    def _failed_to_start(self, failure: RuntimeFailure) -> None:
+        logger.warning("Experiment %s: attempt %d: %s", self.experiment.id, self.attempt.number, failure)
+        if failure.release_class is None:
+            self._end(Verdict(Kind.FAILED, {"reason": str(failure)}))
+        else:
+            self._end(_released(failure.release_class, str(failure)))
+
+    def _end(self, verdict: Verdict) -> None:
+        """End an attempt whose script never ran; what was written (installation errors) is kept as its log."""
+        self._copy_log(self._log_writer(), self._directory / "io" / "log")
+        self._append(verdict)
+        self._clear(None)
+
+    # -- while it runs ---------------------------------------------------------------------------------------------
+
+    def _follow(self, handle: Handle) -> Verdict | None:
+        """Look after it until its end; None if it is no longer ours."""
+        writer, looks, too_long = self._log_writer(), 0, False
+        deadline = self._deadline()
+        next_copy = 0.0
+        while True:
+            exit = self._runtime.poll(handle) if self._due(handle, looks) else None
+            if exit is None and not too_long and time.time() > deadline:
+                too_long = True
+            if self._watch.superseded:
+                self._runtime.stop(handle, self._settings.stop_grace_seconds)
+                return None
+            if exit is None and (self._watch.stop_requested_by or too_long):
+                self._watch.tell("stopping")
+                self._runtime.stop(handle, self._settings.stop_grace_seconds)
+                exit = self._runtime.poll(handle)
+            if exit is not None:
+                self._copy_log(writer, handle.log)
+                return judge(
+                    exit, self._journal.refresh(), stopped_by=self._watch.stop_requested_by, ran_too_long=too_long
+                )
+            if time.monotonic() >= next_copy:
+                self._try_copy(writer, handle.log)
+                next_copy = time.monotonic() + self._settings.log_seconds
+            looks += 1
+            if self._detaching.wait(self._settings.poll_seconds):
+                self._try_copy(writer, handle.log)
+                raise Detached
+
+    def _due(self, handle: Handle, looks: int) -> bool:
+        return looks % LOOKS_PER_POLL == 0 or (handle.directory / "io" / "exit.json").exists() or self._watch.unwanted
+
+    def _deadline(self) -> float:
+        limit = self.experiment.max_duration_seconds
+        started = self._journal.state.live.started_at if self._journal.state.live else None
+        if limit is None:
+            return float("inf")
+        begin = datetime.fromisoformat(started).timestamp() if started else time.time()
+        return begin + limit
+
+    def _log_writer(self) -> LogWriter:
+        epoch, offset = self.attempt.log_epochs[-1]
+        return self._store.log_writer(self.experiment.id, self.attempt.number, epoch, offset)
+
+    def _try_copy(self, writer: LogWriter, log: Path) -> None:
+        try:
+            writer.copy(log)
+        except StoreError as exc:
+            logger.warning("Log of %s: %s It is kept on this host and copied later.", self.experiment.id, exc)
+
+    def _copy_log(self, writer: LogWriter, log: Path) -> None:
+        self._until_stored(lambda: writer.copy(log))
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def _finish(self, handle: Handle, verdict: Verdict | None) -> None:
+        if verdict is not None:
+            if verdict.ends:
+                self._watch.tell("uploading")
+                verdict.data["artifacts"] = self._keep(handle)
+            self._append(verdict)
+        self._clear(handle)
+
+    def _keep(self, handle: Handle) -> object:
+        root = handle.directory
+        return self._until_stored(
+            lambda: keep(
+                self._store,
+                self.experiment.id,
+                self.attempt.number,
+                collect(root / "artifacts", root / "workspace", self.experiment.captures),
+            )
+        )
+
+    def _append(self, verdict: Verdict) -> None:
+        """Write the entry, unless the experiment has gone to somebody else or has ended."""
+        epoch = self.attempt.epoch
+        written = self._until_stored(
+            lambda: self._journal.decide(verdict.kind, self._worker_id, epoch=epoch, **verdict.data)
+        )
+        if written:
+            logger.info(
+                "Experiment %s: attempt %d is %s%s.",
+                self.experiment.id,
+                self.attempt.number,
+                verdict.kind.value,
+                f": {verdict.data['reason']}" if verdict.data.get("reason") else "",
+            )
+
+    def _until_stored(self, write: Callable[[], T]) -> T:
+        """Do it again until the store takes it: an end that was not written has not happened."""
+        while True:
+            try:
+                return write()
+            except StoreError as exc:
+                logger.warning("Experiment %s: %s It is tried again.", self.experiment.id, exc)
+            if self._detaching.wait(self._settings.heartbeat_seconds):
+                raise Detached
+
+    def _clear(self, handle: Handle | None) -> None:
+        if handle is not None:
+            self._runtime.remove(handle)
+        shutil.rmtree(self._directory, ignore_errors=False)
+        parent = self._directory.parent
+        if not any(parent.iterdir()):
+            parent.rmdir()
+
+
+def _released(release_class: str, reason: str) -> Verdict:
+    return Verdict(Kind.RELEASED, {"class": release_class, "reason": reason})

@@ -1,0 +1,67 @@
+"""The worker's own heartbeat: `workers/<id>.json`, with what it runs and what it cannot take and why."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from studio_celery.errors import StoreError
+from studio_celery.experiment import utc_now
+from studio_celery.store import Store
+from studio_celery.supervisor.identity import Identity
+
+logger = logging.getLogger(__name__)
+
+
+class Pulse:
+    """Writes the worker's heartbeat; the time of the latest is `now` on the store's clock."""
+
+    def __init__(
+        self, store: Store, identity: Identity, facts: Callable[[], Mapping[str, Any]], interval_seconds: float
+    ) -> None:
+        self._store = store
+        self._identity = identity
+        self._facts = facts
+        self._interval = interval_seconds
+        self._started_at = utc_now()
+        self._notes: dict[str, str] = {}
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def note(self, experiment_id: str, why: str | None) -> None:
+        """Record why an experiment cannot run here, or with None that this is no longer so."""
+        if why is None:
+            self._notes.pop(experiment_id, None)
+        else:
+            self._notes[experiment_id] = why
+
+    def beat(self) -> float:
+        """Write now; the store's time."""
+        facts = {**self._facts(), "started_at": self._started_at, "at": utc_now(), "cannot_take": dict(self._notes)}
+        return self._store.write_worker(self._identity.id, facts)
+
+    def start(self) -> None:
+        """Beat now and from now on, in a thread of its own."""
+        self._thread = threading.Thread(target=self._run, name="worker-heartbeat", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and take the worker off the list."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+        try:
+            self._store.forget_worker(self._identity.id)
+        except StoreError as exc:
+            logger.warning("This worker stays on the list: %s", exc)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self.beat()
+            except StoreError as exc:
+                logger.warning("Worker heartbeat: %s", exc)
+            if self._over.wait(self._interval):
+                return
