@@ -23,8 +23,10 @@ from studio_celery.record import to_record
 from studio_celery.settings import Settings
 from studio_celery.store import Item, Journal, Store
 from studio_celery.submission import Request
+from studio_celery.tasks import run_experiment
 from studio_celery.workspace import Archive
 from studio_celery.world import World
+from transports.errors import TransportError
 
 #: Records that a list shows unless it is asked for more.
 LIST_LIMIT = 50
@@ -109,21 +111,27 @@ class Client:
         try:
             with self._app.connection_for_write() as connection:
                 connection.ensure_connection(max_retries=1, interval_start=0, timeout=self._settings.connect_seconds)
-                connection.default_channel.client  # noqa: B018  (opens the channel)
-        except Exception as exc:  # every broker has its own family of errors
+        except self._broker_errors() as exc:
             raise self._broker_error(exc) from exc
 
-    def _broker_error(self, exc: Exception) -> BrokerError:
+    def _broker_errors(self) -> tuple[type[BaseException], ...]:
+        """What this kind of broker raises when it cannot be used, or cannot be understood."""
+        try:
+            connection = self._app.connection_for_write()
+            return (OperationalError, TransportError, *connection.connection_errors, *connection.channel_errors)
+        except (ImportError, KeyError, ValueError) as exc:
+            raise self._broker_error(exc) from exc
+
+    def _broker_error(self, exc: BaseException) -> BrokerError:
         hint = "Start it with `studio up` or `studio broker`, or set STUDIO_BROKER_URL."
         text = str(exc).strip().split("\n")[0].rstrip(".") or type(exc).__name__
         return BrokerError(f"The broker {_without_password(self.world.broker_url)} cannot be used: {text}. {hint}")
 
     def _publish(self, experiment: Experiment, options: Mapping[str, Any]) -> None:
         message = {"id": experiment.id, "store": self.store.url, "digest": experiment.digest()}
-        task = self._app.tasks["studio.run_experiment"]
         try:
-            task.publish(message, queue=experiment.queue, **options)
-        except (OperationalError, *self._app.connection_for_write().connection_errors) as exc:
+            run_experiment.publish(message, queue=experiment.queue, **options)
+        except self._broker_errors() as exc:
             raise self._broker_error(exc) from exc
 
     def _me(self) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,7 +18,7 @@ import click
 from studio_celery import settings as settings_module
 from studio_celery.errors import BrokerError, StudioError
 from studio_celery.settings import Settings
-from studio_celery.world import announce_up, resolve
+from studio_celery.world import LOCAL_PROJECT, World, only_up
 
 #: Time that broker and web page may take to be ready, seconds.
 READY_SECONDS = 30.0
@@ -53,16 +53,16 @@ def run_ui(host: str | None, port: int | None) -> None:
 def run_up(queues: tuple[str, ...]) -> int:
     """Broker, worker and page as children of this process; the exit code."""
     settings = settings_module.load()
-    world = resolve(dataclasses.replace(settings, broker_url=None))
-    with announce_up(settings, world):
-        return _Up(settings, queues or (settings.queue,)).run()
+    with only_up(settings.home) as announce:
+        return _Up(settings, queues or (settings.queue,), announce).run()
 
 
 class _Up:
     """The children, in the order in which they are started; stopped in the opposite one."""
 
-    def __init__(self, settings: Settings, queues: tuple[str, ...]) -> None:
+    def __init__(self, settings: Settings, queues: tuple[str, ...], announce: Callable[[World], None]) -> None:
         self._settings = settings
+        self._announce = announce
         self._queues = queues
         self._children: list[tuple[str, subprocess.Popen[str]]] = []
         self._stopping = threading.Event()
@@ -71,7 +71,10 @@ class _Up:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
         try:
-            self._wait_ready(self._start("broker", ["studio", "broker"]))
+            address = self._wait_ready(self._start("broker", ["studio", "broker"]))
+            world = World(f"pubsub://{address}/{LOCAL_PROJECT}", self._store_url, "a running `studio up`")
+            os.environ.update(STUDIO_BROKER_URL=world.broker_url, STUDIO_STORE=world.store_url)
+            self._announce(world)
             page = self._wait_ready(self._start("ui", ["studio", "ui"]))
             self._start("worker", ["studio-start-remote-worker", "--detach-on-stop", *self._queues], ready=False)
             click.echo(f"ready {page}")
@@ -82,6 +85,10 @@ class _Up:
             return self._watch()
         finally:
             self._end()
+
+    @property
+    def _store_url(self) -> str:
+        return self._settings.store or str(self._settings.home / "store")
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping.set()

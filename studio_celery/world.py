@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,21 +99,24 @@ def _key_project(path: Path) -> str:
 
 
 @contextmanager
-def announce_up(settings: Settings, world: World) -> Iterator[None]:
-    """Tell other commands of this STUDIO_HOME about a running `studio up`, as long as the context lasts."""
-    path = _up_path(settings.home)
+def only_up(home: Path) -> Iterator[Callable[[World], None]]:
+    """Be the one `studio up` of this STUDIO_HOME; the function tells other commands about it, until the end."""
+    path = _up_path(home)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SettingsError(
-                f"`studio up` is running already for {settings.home}: stop it, or use another STUDIO_HOME."
+                f"`studio up` is running already for {home}: stop it, or use another STUDIO_HOME."
             ) from None
         file.truncate(0)
-        file.write(json.dumps({"broker_url": world.broker_url, "store_url": world.store_url}))
-        file.flush()
-        yield
+
+        def announce(world: World) -> None:
+            file.write(json.dumps({"broker_url": world.broker_url, "store_url": world.store_url}))
+            file.flush()
+
+        yield announce
         file.truncate(0)
 
 

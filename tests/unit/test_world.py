@@ -11,7 +11,7 @@ import pytest
 
 from studio_celery.errors import SettingsError
 from studio_celery.settings import Settings
-from studio_celery.world import World, announce_up, resolve
+from studio_celery.world import World, only_up, resolve
 
 
 def settings(home: Path, **changes: Any) -> Settings:
@@ -51,16 +51,18 @@ def test_a_key_that_is_none_is_named(tmp_path: Path) -> None:
 
 def test_a_running_studio_up_is_found_and_only_while_it_runs(tmp_path: Path) -> None:
     up = World("pubsub://127.0.0.1:9999/studio", str(tmp_path / "elsewhere"), "test")
-    with announce_up(settings(tmp_path), up):
+    with only_up(tmp_path) as announce:
+        announce(up)
         found = resolve(settings(tmp_path), {})
         assert (found.broker_url, found.store_url) == (up.broker_url, up.store_url)
-        with pytest.raises(SettingsError, match="running already"), announce_up(settings(tmp_path), up):
+        with pytest.raises(SettingsError, match="running already"), only_up(tmp_path):
             pass
     assert resolve(settings(tmp_path), {}).broker_url == "pubsub://127.0.0.1:8085/studio"
 
 
 def test_what_is_set_beats_a_running_studio_up(tmp_path: Path) -> None:
-    with announce_up(settings(tmp_path), World("pubsub://127.0.0.1:9999/studio", "x", "test")):
+    with only_up(tmp_path) as announce:
+        announce(World("pubsub://127.0.0.1:9999/studio", "x", "test"))
         assert resolve(settings(tmp_path, broker_url="memory://"), {}).broker_url == "memory://"
 
 

@@ -1,0 +1,121 @@
+"""An attempt's directory: who makes what in it, and how its end is read.
+
+    workspace/ artifacts/ home/    the script's
+    io/                            the shim's: see `shim.py`
+
+What lies in `io` was written by somebody with the script's rights: it is never followed through a symbolic link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from studio_celery.runtimes.contract import Exit, Launch
+
+#: Variables that decide which cards are visible; neither image nor submitter sets them.
+CARD_VARIABLES = ("NVIDIA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+
+#: Folders that the script may write to.
+WRITABLE = ("workspace", "artifacts", "home", "io")
+
+#: More than any JSON in `io` has, less than would hurt.
+JSON_BYTES_MAX = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What the shim wrote when the script had ended."""
+
+    exit: Exit
+    #: Somebody sent SIGTERM to the shim, or SIGKILL to the script: it may have been the host that went down.
+    interrupted: bool
+
+
+def make(directory: Path) -> None:
+    """Create what is missing of an attempt's folders, and the empty log."""
+    for name in WRITABLE:
+        (directory / name).mkdir(parents=True, exist_ok=True)
+    if not os.path.lexists(directory / "io" / "log"):
+        (directory / "io" / "log").touch()
+
+
+def hand_over(directory: Path, uid: int, gid: int) -> None:
+    """Give everything that the script may write to its user; links are not followed."""
+    for name in WRITABLE:
+        for parent, folders, files in os.walk(directory / name):
+            for path in (parent, *(f"{parent}/{child}" for child in (*folders, *files))):
+                status = os.lstat(path)
+                if (status.st_uid, status.st_gid) != (uid, gid):
+                    os.chown(path, uid, gid, follow_symlinks=False)
+
+
+def write_command(launch: Launch, interpreter: str) -> None:
+    """Write what the shim is to start: exact bytes, whatever the locale inside is."""
+    script, *arguments = launch.argv
+    if script.startswith("-"):
+        script = f"./{script}"
+    parts = [part.encode("utf-8", "surrogateescape") for part in (interpreter, script, *arguments)]
+    (launch.io / "argv").write_bytes(b"\0".join(parts))
+
+
+def script_variables(launch: Launch, artifacts: str, home: str, defaults: Mapping[str, str]) -> dict[str, str]:
+    """The script's environment: defaults, then what the submitter wants, then what only the runtime may say."""
+    wanted = {name: value for name, value in launch.environment.items() if name not in CARD_VARIABLES}
+    return {
+        "XDG_CACHE_HOME": f"{home}/.cache",
+        **defaults,
+        **wanted,
+        "HOME": home,
+        "PYTHONUNBUFFERED": "1",
+        "STUDIO_EXPERIMENT": launch.experiment_id,
+        "STUDIO_ATTEMPT": str(launch.attempt),
+        "STUDIO_ARTIFACTS": artifacts,
+    }
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file, or None while there is none that makes sense."""
+    with contextlib.suppress(OSError, ValueError):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            data = json.loads(file.read(JSON_BYTES_MAX))
+            return data if isinstance(data, dict) else None
+    return None
+
+
+def append_once(path: Path, text: bytes) -> None:
+    """Add a text to the end of a file, unless it ends with it already; a link is refused."""
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(fd, "r+b", buffering=0) as file:
+        size = os.fstat(fd).st_size
+        if os.pread(fd, len(text), max(size - len(text), 0)) != text:
+            file.write(text)
+
+
+def forget_ending(directory: Path) -> None:
+    """Remove what an earlier start in the same directory left, so that it is not taken for the end of this one."""
+    (directory / "io" / "exit.json").unlink(missing_ok=True)
+
+
+def read_ending(directory: Path) -> Ending | None:
+    """How the script ended, or None while the shim has not written it."""
+    record = read_json(directory / "io" / "exit.json")
+    if record is None:
+        return None
+    exit_code, number = _integer(record.get("exit_code")), _integer(record.get("signal"))
+    if (exit_code is None) == (number is None):
+        return None
+    out_of_memory = bool(_integer(record.get("oom_kills"))) and exit_code != 0
+    killed = number == signal.SIGKILL and not out_of_memory
+    return Ending(Exit(exit_code, number, out_of_memory), interrupted=killed or record.get("terminated") is True)
+
+
+def _integer(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

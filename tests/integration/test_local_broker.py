@@ -1,0 +1,147 @@
+"""Our broker as a server: what it refuses by name, health, many streams, start and stop."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.api_core.exceptions import MethodNotImplemented, ServiceUnavailable
+from google.protobuf.duration_pb2 import Duration
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pubsub_client import LIMIT_SECONDS, PubSub, texts
+from pubsub_servers import broker_process, free_port
+
+from transports.local import Broker, BrokerError, StartError
+
+
+def settled(server: PubSub, subscription: str) -> None:
+    """Return when the broker has done what was asked before: a request later than all of it was answered."""
+    server.subscriber.get_subscription(subscription=subscription)
+
+
+class TestWhatIsNotImplemented:
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"filter": 'attributes.a = "b"'},
+            {"enable_message_ordering": True},
+            {"retain_acked_messages": True},
+            {"dead_letter_policy": {"dead_letter_topic": "projects/p/topics/dead"}},
+            {"retry_policy": {"minimum_backoff": Duration(seconds=10)}},
+            {"push_config": {"push_endpoint": "https://example.com"}},
+        ],
+    )
+    def test_a_subscription_with_it_is_refused_by_name(self, local_pubsub: PubSub, fields: dict[str, Any]) -> None:
+        with pytest.raises(MethodNotImplemented, match=next(iter(fields))):
+            local_pubsub.setup(**fields)
+
+    def test_an_empty_push_config_means_pull(self, local_pubsub: PubSub) -> None:
+        assert local_pubsub.setup(push_config={}) == local_pubsub.subscription()
+
+    def test_the_rest_of_the_services_is_refused_by_name(self, local_pubsub: PubSub) -> None:
+        subscription = local_pubsub.setup()
+        snapshot = f"{local_pubsub.project}/snapshots/snapshot"
+        with pytest.raises(MethodNotImplemented, match="does not implement CreateSnapshot"):
+            local_pubsub.subscriber.create_snapshot(name=snapshot, subscription=subscription)
+        with pytest.raises(MethodNotImplemented, match="does not implement DetachSubscription"):
+            local_pubsub.publisher.detach_subscription(request={"subscription": subscription})
+        with pytest.raises(MethodNotImplemented, match="snapshots"):
+            local_pubsub.subscriber.seek(request={"subscription": subscription, "snapshot": snapshot})
+
+
+class TestServing:
+    def test_health_is_reported(self, local_pubsub: PubSub) -> None:
+        stub = health_pb2_grpc.HealthStub(local_pubsub.channel)
+        for service in ("", "google.pubsub.v1.Publisher", "google.pubsub.v1.Subscriber"):
+            answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=LIMIT_SECONDS)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+    def test_200_idle_streams_leave_the_broker_free_to_serve(self, local_pubsub: PubSub) -> None:
+        names = [f"subscription{number}" for number in range(200)]
+        local_pubsub.setup(*names)
+        with ExitStack() as stack:
+            streams = [stack.enter_context(local_pubsub.stream(local_pubsub.subscription(name))) for name in names]
+            local_pubsub.publish("to all")
+            assert [texts(stream.take()) for stream in streams] == [["to all"]] * 200
+
+    def test_200_streams_share_one_subscription(self, local_pubsub: PubSub) -> None:
+        subscription = local_pubsub.setup()
+        with ExitStack() as stack:
+            first = stack.enter_context(local_pubsub.stream(subscription))
+            for _ in range(199):
+                stack.enter_context(local_pubsub.stream(subscription, join=first))
+            local_pubsub.publish(*(str(number) for number in range(1000)))
+            assert len({each.message.message_id for each in first.take(1000)}) == 1000
+
+
+class TestStartAndStop:
+    def test_streams_and_pulls_end_with_unavailable_when_the_broker_stops(self, tmp_path: Path) -> None:
+        with broker_process(tmp_path / "data") as process:
+            server = PubSub(process.address)
+            subscription = server.setup()
+            with server.stream(subscription) as stream:
+                pull = server.start_pull(server.setup("other"))
+                server.publish("one")
+                stream.take()
+                assert pull.result().received_messages
+                pull = server.start_pull(server.subscription("other"))
+                settled(server, subscription)
+                assert process.stop() == 0
+                assert isinstance(stream.end(), ServiceUnavailable)
+                assert pull.exception().code() is grpc.StatusCode.UNAVAILABLE
+            server.close()
+            assert "Traceback" not in process.output
+
+    def test_a_broker_runs_in_a_thread_and_again_on_the_same_directory(self, tmp_path: Path) -> None:
+        with Broker(tmp_path / "data") as broker:
+            server = PubSub(broker.address)
+            subscription = server.setup()
+            server.publish("kept")
+            project = server.project
+            server.close()
+        with Broker(tmp_path / "data") as broker:
+            server = PubSub(broker.address)
+            server.project = project
+            assert texts(server.pull(subscription)) == ["kept"]
+            server.close()
+        broker.stop()
+        with pytest.raises(BrokerError, match="not running"):
+            assert broker.address
+
+    def test_a_second_broker_on_the_same_directory_is_refused(self, tmp_path: Path) -> None:
+        with Broker(tmp_path), pytest.raises(StartError, match="Another broker"):
+            Broker(tmp_path).__enter__()
+        with Broker(tmp_path) as again:
+            assert again.address
+
+    @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.com", ""])
+    def test_a_host_that_others_could_reach_is_refused(self, tmp_path: Path, host: str) -> None:
+        with pytest.raises(StartError, match="loopback"):
+            Broker(tmp_path, host=host).__enter__()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_port_in_use_is_refused(self, tmp_path: Path, local_broker_address: str) -> None:
+        port = int(local_broker_address.rpartition(":")[2])
+        with pytest.raises(StartError, match=f"Cannot listen on 127.0.0.1:{port}"):
+            Broker(tmp_path, port=port).__enter__()
+
+    def test_the_command_says_in_one_line_what_is_wrong(self, tmp_path: Path) -> None:
+        with Broker(tmp_path):
+            command = [sys.executable, "-m", "transports.local", f"--port={free_port()}", f"--data={tmp_path}"]
+            result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert result.returncode == 1
+        assert result.stdout == ""
+        assert (
+            result.stderr
+            == f"Another broker already uses the data directory {tmp_path}: stop it or choose another directory.\n"
+        )
+
+    def test_a_directory_that_cannot_be_made_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(StartError, match="data directory"):
+            Broker(tmp_path / "file" / "data").__enter__()

@@ -1,0 +1,84 @@
+"""What only processes do: refuse, outlive their shim's death, be told apart from others with the same pid."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+from runtime_bench import Bench
+from studio import alive, wait_for
+
+from studio_celery.experiment import Resources
+from studio_celery.runtimes.contract import Exit, Handle
+
+#: Says its pid and waits.
+PID = "import os, time\nprint(os.getpid())\ntime.sleep(600)\n"
+
+
+def change_pid_file(handle: Handle, **changes: object) -> None:
+    path = handle.directory / "io" / "pid.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def script_pid(handle: Handle) -> int:
+    return int(wait_for("the script's pid", lambda: handle.log.read_bytes().endswith(b"\n") and handle.log.read_text()))
+
+
+@pytest.mark.parametrize(
+    "asked", [Resources(gpus=1), Resources(cpus=1.0), Resources(memory_bytes=2**30), Resources(shm_bytes=2**20)]
+)
+def test_limits_and_cards_are_refused_in_a_sentence(process_bench: Bench, asked: Resources) -> None:
+    assert (process_bench.make().refuses(asked) or "").endswith("it needs the docker runtime.")
+
+
+def test_without_limits_nothing_is_refused(process_bench: Bench) -> None:
+    assert process_bench.make().refuses(Resources()) is None
+
+
+def test_the_shim_is_a_session_of_its_own(process_bench: Bench) -> None:
+    handle = process_bench.start(PID)
+    assert os.getsid(int(handle.ref)) == int(handle.ref)
+    assert os.getsid(script_pid(handle)) == script_pid(handle)
+
+
+def test_a_killed_shim_loses_the_attempt_and_the_script_is_ended(process_bench: Bench) -> None:
+    handle = process_bench.start(PID)
+    pid = script_pid(handle)
+    os.kill(int(handle.ref), signal.SIGKILL)
+    assert process_bench.end(handle) == Exit(lost="the shim beside the script was killed")
+    process_bench.make().remove(handle)
+    assert not alive(pid)
+
+
+def test_another_process_with_its_pid_is_left_alone(process_bench: Bench) -> None:
+    handle = process_bench.start(PID)
+    pid = script_pid(handle)
+    with subprocess.Popen(["sleep", "600"]) as bystander:
+        change_pid_file(handle, pid=bystander.pid)
+        assert process_bench.make().poll(handle) == Exit(lost="the shim beside the script was killed")
+        process_bench.make().stop(handle, 0)
+        assert bystander.poll() is None
+        bystander.kill()
+    assert not alive(pid)
+
+
+def test_a_rebooted_host_loses_what_ran(process_bench: Bench) -> None:
+    handle = process_bench.start(PID)
+    change_pid_file(handle, boot_id="before")
+    assert process_bench.make().poll(handle) == Exit(lost="the host was rebooted")
+
+
+def test_an_image_is_said_to_be_of_no_use(process_bench: Bench) -> None:
+    process_bench.prepare(process_bench.launch(PID, image="python:3.11"))
+    assert process_bench.progress == ["image python:3.11 is not used: this worker runs scripts as processes"]
+
+
+def test_links_in_place_of_the_end_are_not_followed(process_bench: Bench) -> None:
+    handle = process_bench.start(PID)
+    target = handle.directory / "elsewhere.json"
+    target.write_text('{"exit_code": 0}')
+    (handle.directory / "io" / "exit.json").symlink_to(target)
+    assert process_bench.make().poll(handle) is None

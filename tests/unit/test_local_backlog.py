@@ -1,0 +1,215 @@
+"""Order, leases and staleness, with a clock that the test sets."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transports.local.backlog import Backlog, Lease
+from transports.local.model import Pending
+
+#: The first token of "this process"; lower ones are from before a restart.
+FIRST_TOKEN = 1000
+
+
+class Holder:
+    """Counts what it holds no longer."""
+
+    def __init__(self) -> None:
+        self.released: list[int] = []
+
+    def release(self, size: int) -> None:
+        self.released.append(size)
+
+
+@pytest.fixture
+def tokens() -> Iterator[int]:
+    return itertools.count(FIRST_TOKEN)
+
+
+@pytest.fixture
+def backlog() -> Backlog:
+    """Give a backlog of messages 1, 2, 3 with 10, 20, 30 bytes, published at 100, 200, 300."""
+    backlog = Backlog(first_token=FIRST_TOKEN)
+    for number in (1, 2, 3):
+        backlog.add(Pending(number, number * 100, number * 10))
+    return backlog
+
+
+def lease(deadline: float = 10, messages: int = 10, size: int = 1000, *, holder: Holder | None = None) -> Lease:
+    return Lease(deadline=deadline, max_messages=messages, max_bytes=size, holder=holder)
+
+
+def take(backlog: Backlog, tokens: Iterator[int], terms: Lease | None = None) -> list[int]:
+    return [each.message_id for each in backlog.take(terms or lease(), tokens)]
+
+
+def test_the_oldest_ready_message_is_taken_first(backlog: Backlog, tokens: Iterator[int]) -> None:
+    assert take(backlog, tokens, lease(messages=2)) == [1, 2]
+    backlog.give_back(1, FIRST_TOKEN)
+    assert take(backlog, tokens) == [1, 3]
+    assert backlog.ready == 0
+
+
+def test_every_delivery_has_a_token_of_its_own(backlog: Backlog, tokens: Iterator[int]) -> None:
+    taken = backlog.take(lease(), tokens)
+    assert len({each.token for each in taken}) == 3
+
+
+def test_no_more_bytes_are_taken_than_there_is_room_for(backlog: Backlog, tokens: Iterator[int]) -> None:
+    assert take(backlog, tokens, lease(size=35)) == [1, 2]
+    assert take(backlog, tokens, lease(size=29)) == []
+
+
+def test_an_oversize_message_is_taken_alone_where_that_is_allowed(backlog: Backlog, tokens: Iterator[int]) -> None:
+    terms = Lease(deadline=10, max_messages=10, max_bytes=5, oversize=True)
+    assert take(backlog, tokens, terms) == [1]
+
+
+def test_a_settled_message_is_gone(backlog: Backlog, tokens: Iterator[int]) -> None:
+    (taken,) = backlog.take(lease(messages=1), tokens)
+    assert backlog.settle(taken.message_id, taken.token) == taken
+    assert backlog.settle(taken.message_id, taken.token) is None
+    assert len(backlog) == 2
+
+
+def test_a_lease_ends_at_its_deadline_and_not_before(backlog: Backlog, tokens: Iterator[int]) -> None:
+    take(backlog, tokens, lease(deadline=10))
+    backlog.lapse(9.9)
+    assert backlog.ready == 0
+    assert backlog.next_deadline() == 10
+    backlog.lapse(10)
+    assert backlog.ready == 3
+
+
+def test_an_extended_lease_outlives_its_first_deadline(backlog: Backlog, tokens: Iterator[int]) -> None:
+    (taken,) = backlog.take(lease(messages=1, deadline=10), tokens)
+    assert backlog.extend(taken.message_id, taken.token, 20)
+    backlog.lapse(19)
+    assert backlog.ready == 2
+    backlog.lapse(20)
+    assert backlog.ready == 3
+
+
+def test_a_shortened_lease_ends_earlier(backlog: Backlog, tokens: Iterator[int]) -> None:
+    (taken,) = backlog.take(lease(messages=1, deadline=10), tokens)
+    backlog.extend(taken.message_id, taken.token, 5)
+    backlog.lapse(5)
+    assert backlog.ready == 3
+
+
+@pytest.mark.parametrize("how", ["settle", "extend", "give_back"])
+def test_a_lease_that_ran_out_is_still_its_holders_until_redelivery(
+    backlog: Backlog, tokens: Iterator[int], how: str
+) -> None:
+    (taken,) = backlog.take(lease(messages=1), tokens)
+    backlog.lapse(10)
+    arguments = (taken.message_id, taken.token, 99) if how == "extend" else (taken.message_id, taken.token)
+    assert getattr(backlog, how)(*arguments)
+
+
+@pytest.mark.parametrize("how", ["settle", "extend", "give_back"])
+def test_an_earlier_token_is_stale_after_redelivery(backlog: Backlog, tokens: Iterator[int], how: str) -> None:
+    (first,) = backlog.take(lease(messages=1), tokens)
+    backlog.lapse(10)
+    (second,) = backlog.take(lease(messages=1), tokens)
+    arguments = (first.message_id, first.token, 99) if how == "extend" else (first.message_id, first.token)
+    assert not getattr(backlog, how)(*arguments)
+    assert backlog.settle(second.message_id, second.token)
+
+
+def test_a_revived_lease_hides_the_message_again(backlog: Backlog, tokens: Iterator[int]) -> None:
+    (taken,) = backlog.take(lease(messages=1), tokens)
+    backlog.lapse(10)
+    backlog.extend(taken.message_id, taken.token, 20)
+    assert take(backlog, tokens) == [2, 3]
+
+
+class TestAfterARestart:
+    @pytest.fixture
+    def backlog(self) -> Backlog:
+        """Give a backlog whose message was last known to be delivered with token 500."""
+        backlog = Backlog(first_token=FIRST_TOKEN)
+        backlog.add(Pending(1, 100, 10, token=500))
+        return backlog
+
+    def test_the_remembered_delivery_can_be_settled(self, backlog: Backlog) -> None:
+        assert backlog.settle(1, 500)
+
+    def test_an_earlier_delivery_is_stale(self, backlog: Backlog) -> None:
+        assert not backlog.settle(1, 499)
+
+    def test_a_later_one_that_was_not_written_down_is_good(self, backlog: Backlog) -> None:
+        assert backlog.extend(1, 501, 10)
+        assert not backlog.settle(1, 500)
+        assert backlog.settle(1, 501)
+
+    def test_a_token_that_this_process_never_gave_is_none(self, backlog: Backlog) -> None:
+        assert not backlog.settle(1, FIRST_TOKEN)
+
+    def test_a_redelivery_makes_it_stale(self, backlog: Backlog, tokens: Iterator[int]) -> None:
+        take(backlog, tokens)
+        assert not backlog.settle(1, 500)
+        assert backlog.settle(1, FIRST_TOKEN)
+
+
+def test_a_holder_is_told_of_everything_that_it_holds_no_longer(backlog: Backlog, tokens: Iterator[int]) -> None:
+    holder = Holder()
+    one, two, _ = backlog.take(lease(holder=holder), tokens)
+    backlog.settle(one.message_id, one.token)
+    backlog.give_back(two.message_id, two.token)
+    backlog.give_back(two.message_id, two.token)
+    backlog.lapse(10)
+    assert holder.released == [10, 20, 30]
+
+
+def test_a_holder_is_told_of_dropped_messages(backlog: Backlog, tokens: Iterator[int]) -> None:
+    holder = Holder()
+    backlog.take(lease(messages=1, holder=holder), tokens)
+    backlog.drop(backlog.published_until(200))
+    assert holder.released == [10]
+    assert take(backlog, tokens) == [3]
+
+
+def test_old_messages_are_found_whether_leased_or_not(backlog: Backlog, tokens: Iterator[int]) -> None:
+    take(backlog, tokens, lease(messages=1))
+    assert backlog.published_until(199) == [1]
+    assert backlog.published_until(200) == [1, 2]
+    assert backlog.oldest_published_us() == 100
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["take", "settle", "give_back", "extend", "lapse", "stale"]), st.integers(0, 5)))
+)
+def test_whatever_happens_each_message_is_ready_leased_or_settled(steps: list[tuple[str, int]]) -> None:
+    tokens = itertools.count(FIRST_TOKEN)
+    backlog, holder = Backlog(first_token=FIRST_TOKEN), Holder()
+    for number in range(6):
+        backlog.add(Pending(number, number, 1))
+    now, settled, latest, stale = 0.0, 0, dict[int, int](), dict[int, int]()
+    for step, number in steps:
+        token = latest.get(number, -1)
+        match step:
+            case "take":
+                for each in backlog.take(lease(now + 5, 2, holder=holder), tokens):
+                    stale |= {each.message_id: latest[each.message_id]} if each.message_id in latest else {}
+                    latest[each.message_id] = each.token
+            case "settle":
+                settled += backlog.settle(number, token) is not None
+            case "give_back":
+                backlog.give_back(number, token)
+            case "extend":
+                backlog.extend(number, token, now + number)
+            case "stale":
+                assert backlog.settle(number, stale.get(number, -1)) is None
+            case "lapse":
+                now += number
+                backlog.lapse(now)
+    assert len(backlog) == 6 - settled
+    backlog.lapse(now + 1000)
+    assert backlog.ready == len(backlog) == len(backlog.take(lease(now + 5), tokens))
+    assert backlog.ready == 0

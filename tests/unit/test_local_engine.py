@@ -1,0 +1,167 @@
+"""The broker without a network, on a disk that refuses: what was not stored has not happened."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transports.local.database import Database
+from transports.local.delivery import Consumer
+from transports.local.engine import Engine
+from transports.local.errors import AlreadyExistsError, NotFoundError, UnavailableError
+from transports.local.model import Delivery, Subscription, Topic
+from transports.local.writer import Writer
+
+TOPIC = Topic("projects/p/topics/topic")
+SUBSCRIPTION = Subscription("projects/p/subscriptions/one", TOPIC.name, 600, 600, None)
+
+
+class Bench:
+    """An engine, and a disk that a test can make refuse."""
+
+    def __init__(self, path: Path) -> None:
+        self.database = Database(path / "broker.db")
+        self.writer = Writer(self.database)
+        self.engine = Engine(self.database, self.writer)
+
+    def refuse_to_write(self, refuse: bool) -> None:
+        self.database._writer.execute(f"PRAGMA query_only = {int(refuse)}")
+
+    async def take(self) -> Delivery:
+        """Wait for one message and lease it."""
+        consumer = Consumer(ack_deadline_seconds=600, max_messages=1)
+        async with asyncio.timeout(30):
+            attached = self.engine.catalog.subscription(SUBSCRIPTION.name)
+            (delivery,) = await self.engine.deliveries(attached, consumer)
+            return delivery
+
+    async def take_body(self) -> bytes:
+        return (await self.take()).message.payload
+
+
+@asynccontextmanager
+async def running(path: Path) -> AsyncIterator[Bench]:
+    bench = Bench(path)
+    bench.writer.start()
+    await bench.engine.start()
+    try:
+        yield bench
+    finally:
+        bench.engine.close()
+        bench.writer.stop()
+        bench.database.close()
+
+
+Scenario = Callable[[Bench], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Callable[[Scenario], None]:
+    """Give a function that runs a scenario on a topic with one subscription."""
+
+    async def main(scenario: Scenario) -> None:
+        async with running(tmp_path) as bench:
+            await bench.engine.create_topic(TOPIC)
+            await bench.engine.create_subscription(SUBSCRIPTION)
+            await scenario(bench)
+
+    return lambda scenario: asyncio.run(main(scenario))
+
+
+def test_a_message_that_was_not_stored_is_not_delivered(play: Callable[[Scenario], None]) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.refuse_to_write(True)
+        with pytest.raises(UnavailableError, match="cannot store"):
+            await bench.engine.publish(TOPIC.name, [b"lost"])
+        bench.refuse_to_write(False)
+        await bench.engine.publish(TOPIC.name, [b"kept"])
+        assert await bench.take_body() == b"kept"
+
+    play(scenario)
+
+
+def test_a_message_whose_acknowledgement_was_not_stored_comes_again(play: Callable[[Scenario], None]) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.engine.publish(TOPIC.name, [b"one"])
+        delivery = await bench.take()
+        bench.refuse_to_write(True)
+        with pytest.raises(UnavailableError):
+            await bench.engine.acknowledge(SUBSCRIPTION.name, [delivery.ack_id])
+        bench.refuse_to_write(False)
+        again = await bench.take()
+        assert again.message == delivery.message
+        assert again.ack_id != delivery.ack_id
+
+    play(scenario)
+
+
+def test_an_acknowledgement_that_was_not_stored_can_be_repeated(play: Callable[[Scenario], None]) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.engine.publish(TOPIC.name, [b"one"])
+        delivery = await bench.take()
+        bench.refuse_to_write(True)
+        with pytest.raises(UnavailableError):
+            await bench.engine.acknowledge(SUBSCRIPTION.name, [delivery.ack_id])
+        bench.refuse_to_write(False)
+        await bench.engine.acknowledge(SUBSCRIPTION.name, [delivery.ack_id])
+        assert len(bench.engine.catalog.subscription(SUBSCRIPTION.name).dispatcher.backlog) == 0
+        assert bench.database.messages([delivery.message.id]) == []
+
+    play(scenario)
+
+
+def test_a_seek_that_was_not_stored_drops_nothing(play: Callable[[Scenario], None]) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.engine.publish(TOPIC.name, [b"one"])
+        bench.refuse_to_write(True)
+        with pytest.raises(UnavailableError):
+            await bench.engine.seek(SUBSCRIPTION.name, 2**60)
+        assert await bench.take_body() == b"one"
+
+    play(scenario)
+
+
+def test_what_was_not_stored_was_not_created_changed_or_deleted(play: Callable[[Scenario], None]) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.refuse_to_write(True)
+        other = Topic("projects/p/topics/other")
+        for change in (
+            bench.engine.create_topic(other),
+            bench.engine.delete_topic(TOPIC.name),
+            bench.engine.delete_subscription(SUBSCRIPTION.name),
+            bench.engine.set_topic_labels(TOPIC.name, {"a": "b"}),
+        ):
+            with pytest.raises(UnavailableError):
+                await change
+        with pytest.raises(NotFoundError):
+            bench.engine.catalog.topic(other.name)
+        assert bench.engine.catalog.topic(TOPIC.name) == TOPIC
+        assert bench.engine.catalog.subscription(SUBSCRIPTION.name).settings == SUBSCRIPTION
+
+    play(scenario)
+
+
+def test_of_two_who_create_the_same_at_once_one_succeeds(play: Callable[[Scenario], None]) -> None:
+    async def scenario(bench: Bench) -> None:
+        topic = Topic("projects/p/topics/race")
+        results = await asyncio.gather(*(bench.engine.create_topic(topic) for _ in range(3)), return_exceptions=True)
+        refused = [each for each in results if each != topic]
+        assert len(refused) == 2
+        assert all(isinstance(each, AlreadyExistsError) for each in refused)
+
+    play(scenario)
+
+
+def test_messages_for_a_subscription_deleted_meanwhile_leave_nothing_on_disk(play: Callable[[Scenario], None]) -> None:
+    async def scenario(bench: Bench) -> None:
+        ids, _ = await asyncio.gather(
+            bench.engine.publish(TOPIC.name, [b"one"]), bench.engine.delete_subscription(SUBSCRIPTION.name)
+        )
+        assert bench.database.messages(ids) == []
+
+    play(scenario)

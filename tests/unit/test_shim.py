@@ -1,0 +1,132 @@
+"""The shim alone, as a process beside real scripts."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studio import wait_for
+
+from studio_celery.runtimes import shim
+
+
+@pytest.fixture
+def io(tmp_path: Path) -> Path:
+    path = tmp_path / "io"
+    path.mkdir()
+    return path
+
+
+def start(io: Path, *argv: str) -> subprocess.Popen[bytes]:
+    """Start the shim with a command."""
+    (io / "argv").write_bytes(b"\0".join(os.fsencode(part) for part in argv))
+    return subprocess.Popen([sys.executable, "-E", "-S", shim.__file__, str(io)])
+
+
+def run(io: Path, *argv: str) -> tuple[int, dict[str, Any]]:
+    """Run a command to its end: the shim's exit code, and what it wrote down."""
+    code = start(io, *argv).wait(60)
+    return code, json.loads((io / "exit.json").read_text())
+
+
+def python(io: Path, source: str) -> tuple[int, dict[str, Any]]:
+    return run(io, sys.executable, "-c", source)
+
+
+def test_runs_on_python_3_6() -> None:
+    ast.parse(Path(shim.__file__).read_text(), feature_version=(3, 6))
+
+
+def test_writes_down_the_end(io: Path) -> None:
+    code, record = python(io, "print('x'); raise SystemExit(7)")
+    times = [record.pop("started_at"), record.pop("finished_at")]
+    expected = {"exit_code": 7, "terminated": False, "oom_kills": 0, "log_bytes": 2, "lost_bytes": 0}
+    assert code == 7
+    assert {**record, "oom_kills": 0} == expected
+    assert times == sorted(times)
+
+
+def test_a_signal_becomes_128_and_its_number(io: Path) -> None:
+    code, record = python(io, "import os; os.kill(os.getpid(), 11)")
+    assert (code, record["signal"]) == (139, 11)
+    assert "exit_code" not in record
+
+
+@pytest.mark.parametrize(("command", "expected"), [("/no/such/program", 127), ("/etc/passwd", 126)])
+def test_what_cannot_be_started_says_why(io: Path, command: str, expected: int) -> None:
+    code, record = run(io, command)
+    assert code == record["exit_code"] == expected
+    assert (io / "log").read_text().startswith(f"[studio] cannot start {command}: ")
+
+
+def test_stdin_is_empty(io: Path) -> None:
+    python(io, "import sys; print(repr(sys.stdin.read()))")
+    assert (io / "log").read_text() == "''\n"
+
+
+def test_appends_to_the_log(io: Path) -> None:
+    (io / "log").write_text("before\n")
+    _, record = python(io, "print('after')")
+    assert (io / "log").read_text() == "before\nafter\n"
+    assert record["log_bytes"] == 13
+
+
+def test_a_full_disk_loses_output_and_not_the_script(io: Path) -> None:
+    (io / "log").symlink_to("/dev/full")
+    code, record = python(io, "print('x' * 200_000)")
+    assert (code, record["lost_bytes"]) == (0, 200_001)
+
+
+def test_a_loss_is_noted_when_there_is_room_again(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = shim.Log(path)
+    room = os.dup(log._fd)
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, log._fd)
+    log.write(b"lost")
+    os.dup2(room, log._fd)
+    log.write(b"kept\n")
+    assert path.read_bytes() == b"\n[studio] 4 bytes of output were lost: the disk was full\nkept\n"
+    assert log.lost == 4
+    for fd in (room, full, log._fd):
+        os.close(fd)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_forwards_termination(io: Path, number: int) -> None:
+    source = (
+        "import signal, sys, time\nsignal.signal(15, lambda *_: sys.exit(9))\nprint('on', flush=True)\ntime.sleep(600)"
+    )
+    process = start(io, sys.executable, "-c", source)
+    wait_for("the script", lambda: (io / "log").exists() and (io / "log").read_bytes() == b"on\n")
+    process.send_signal(number)
+    assert process.wait(60) == 9
+    assert json.loads((io / "exit.json").read_text())["terminated"] is True
+
+
+def test_kills_on_request_and_saves_the_last_output(io: Path) -> None:
+    source = "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nprint('on', flush=True)\ntime.sleep(600)"
+    process = start(io, sys.executable, "-c", source)
+    wait_for("the script", lambda: (io / "log").exists() and (io / "log").read_bytes() == b"on\n")
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(60) == 128 + signal.SIGKILL
+    assert json.loads((io / "exit.json").read_text())["signal"] == signal.SIGKILL
+
+
+def test_a_child_that_keeps_the_pipe_open_is_not_waited_for(io: Path) -> None:
+    source = "import subprocess, sys\nsubprocess.Popen(['sleep', '600'])\nprint('end')"
+    code, _ = python(io, source)
+    assert code == 0
+    assert (io / "log").read_text() == "end\n"
+
+
+def test_closed_output_does_not_end_it(io: Path) -> None:
+    code, _ = python(io, "import os, time\nos.close(1)\nos.close(2)\ntime.sleep(0.2)\nos._exit(6)")
+    assert code == 6

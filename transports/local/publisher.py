@@ -1,0 +1,55 @@
+"""The service ``google.pubsub.v1.Publisher``: requests in, answers out, no network."""
+
+from __future__ import annotations
+
+from transports.local import paging, rules, wire
+from transports.local.engine import Engine
+from transports.local.errors import InvalidArgumentError
+from transports.local.wire import Message
+
+
+class PublisherService:
+    """Each method takes a request message and returns the response message, or raises a ``RequestError``."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def create_topic(self, request: Message) -> Message:
+        return wire.write_topic(await self._engine.create_topic(wire.read_topic(request)))
+
+    async def get_topic(self, request: Message) -> Message:
+        rules.check_topic_name(request.topic)
+        return wire.write_topic(self._engine.catalog.topic(request.topic))
+
+    async def update_topic(self, request: Message) -> Message:
+        wanted = wire.read_topic(request.topic)
+        if list(request.update_mask.paths) != ["labels"]:
+            raise InvalidArgumentError("Only a topic's labels can be changed here: the update mask must be 'labels'.")
+        return wire.write_topic(await self._engine.set_topic_labels(wanted.name, wanted.labels))
+
+    async def list_topics(self, request: Message) -> Message:
+        rules.check_project(request.project)
+        found = {each.name: each for each in self._engine.catalog.topics(request.project)}
+        page = paging.page(list(found), request)
+        return wire.request_type("ListTopicsResponse")(
+            topics=[wire.write_topic(found[name]) for name in page.names], next_page_token=page.next_token
+        )
+
+    async def list_topic_subscriptions(self, request: Message) -> Message:
+        rules.check_topic_name(request.topic)
+        self._engine.catalog.topic(request.topic)
+        names = [each.settings.name for each in self._engine.catalog.subscriptions_of(request.topic)]
+        page = paging.page(names, request)
+        return wire.request_type("ListTopicSubscriptionsResponse")(
+            subscriptions=page.names, next_page_token=page.next_token
+        )
+
+    async def delete_topic(self, request: Message) -> Message:
+        rules.check_topic_name(request.topic)
+        await self._engine.delete_topic(request.topic)
+        return wire.EMPTY()
+
+    async def publish(self, request: Message) -> Message:
+        rules.check_topic_name(request.topic)
+        ids = await self._engine.publish(request.topic, wire.read_payloads(request.messages))
+        return wire.request_type("PublishResponse")(message_ids=[str(each) for each in ids])

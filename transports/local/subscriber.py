@@ -1,0 +1,106 @@
+"""The service ``google.pubsub.v1.Subscriber`` but for its stream: requests in, answers out, no network."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from transports.local import paging, rules, wire
+from transports.local.delivery import Consumer
+from transports.local.engine import Engine
+from transports.local.errors import InvalidArgumentError, NotFoundError, NotSupportedError
+from transports.local.model import Delivery
+from transports.local.wire import Message
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a pull waits at most for a first message; clients ask again, so it is no loss when it ends empty.
+PULL_WAIT_SECONDS = 30.0
+
+
+class SubscriberService:
+    """Each method takes a request message and returns the response message, or raises a ``RequestError``."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def create_subscription(self, request: Message) -> Message:
+        settings = wire.read_subscription(request)
+        return wire.write_subscription(await self._engine.create_subscription(settings))
+
+    async def get_subscription(self, request: Message) -> Message:
+        rules.check_subscription_name(request.subscription)
+        return wire.write_subscription(self._engine.catalog.subscription(request.subscription).settings)
+
+    async def update_subscription(self, request: Message) -> Message:
+        wanted, paths = request.subscription, list(request.update_mask.paths)
+        rules.check_subscription_name(wanted.name)
+        revised = await self._engine.update_subscription(
+            wanted.name, lambda settings: wire.revise_subscription(settings, wanted, paths)
+        )
+        return wire.write_subscription(revised)
+
+    async def list_subscriptions(self, request: Message) -> Message:
+        rules.check_project(request.project)
+        found = {each.settings.name: each.settings for each in self._engine.catalog.subscriptions(request.project)}
+        page = paging.page(list(found), request)
+        return wire.request_type("ListSubscriptionsResponse")(
+            subscriptions=[wire.write_subscription(found[name]) for name in page.names],
+            next_page_token=page.next_token,
+        )
+
+    async def delete_subscription(self, request: Message) -> Message:
+        rules.check_subscription_name(request.subscription)
+        await self._engine.delete_subscription(request.subscription)
+        return wire.EMPTY()
+
+    async def pull(self, request: Message, wait_seconds: float) -> Message:
+        """Return at once what is there, else wait for the first; cancelled, it leaves nothing leased."""
+        rules.check_subscription_name(request.subscription)
+        if request.max_messages < 1:
+            raise InvalidArgumentError(f"A pull must ask for at least 1 message, not {request.max_messages}.")
+        attached = self._engine.catalog.subscription(request.subscription)
+        consumer = Consumer(
+            ack_deadline_seconds=attached.settings.ack_deadline_seconds, max_messages=request.max_messages
+        )
+        limit = 0.0 if request.return_immediately else min(wait_seconds, PULL_WAIT_SECONDS)
+        found: list[Delivery] = []
+        try:
+            async with asyncio.timeout(limit):
+                found = await self._engine.deliveries(attached, consumer)
+        except TimeoutError:
+            logger.debug("nothing to pull from %s", request.subscription)
+        return wire.request_type("PullResponse")(received_messages=[wire.write_delivery(each) for each in found])
+
+    def give_back(self, request: Message, response: Message) -> None:
+        """Make ready again what a pull returned to a client that had gone."""
+        ack_ids = [each.ack_id for each in response.received_messages]
+        with suppress(NotFoundError):
+            self._engine.modify_ack_deadline(request.subscription, ack_ids, seconds=0)
+
+    async def acknowledge(self, request: Message) -> Message:
+        rules.check_subscription_name(request.subscription)
+        rules.check_ack_request(len(request.ack_ids), request.ByteSize())
+        await self._engine.acknowledge(request.subscription, request.ack_ids)
+        return wire.EMPTY()
+
+    async def modify_ack_deadline(self, request: Message) -> Message:
+        rules.check_subscription_name(request.subscription)
+        rules.check_ack_request(len(request.ack_ids), request.ByteSize())
+        rules.check_extension(request.ack_deadline_seconds)
+        self._engine.modify_ack_deadline(request.subscription, request.ack_ids, request.ack_deadline_seconds)
+        return wire.EMPTY()
+
+    async def seek(self, request: Message) -> Message:
+        rules.check_subscription_name(request.subscription)
+        if request.WhichOneof("target") == "snapshot":
+            raise NotSupportedError("The local broker does not implement snapshots: seek to a time.")
+        if request.WhichOneof("target") is None:
+            raise InvalidArgumentError("A seek must name a time.")
+        await self._engine.seek(request.subscription, request.time.ToMicroseconds())
+        return wire.request_type("SeekResponse")()
+
+    async def test_permissions(self, request: Message) -> Message:
+        """Permit everything that is asked for: who reaches the broker may use it."""
+        return wire.TEST_PERMISSIONS_RESPONSE(permissions=request.permissions)

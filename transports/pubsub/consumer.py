@@ -1,0 +1,67 @@
+"""One consumer of a queue: its readers, one for each subscription of the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from transports.pubsub.inbox import Delivery
+from transports.pubsub.leases import Lease
+from transports.pubsub.names import Route
+from transports.pubsub.reader import Handlers, Reader
+from transports.pubsub.stream import Received
+
+if TYPE_CHECKING:
+    from transports.pubsub.channel import Channel
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `basic_consume` asked for."""
+
+    queue: str
+    tag: str
+    no_ack: bool
+    callback: Callable[[Any], Any]
+
+
+class Consumer:
+    """Reads from `read` to `stop`; `active` is guarded by the inbox."""
+
+    def __init__(self, channel: Channel, request: Request) -> None:
+        self.channel = channel
+        self.request = request
+        self.active = True
+        self._readers: dict[str, Reader] = {}
+
+    def read(self, subscription: str, route: Route) -> None:
+        """Begin to read a subscription of the queue, if that was not begun before."""
+        if subscription in self._readers:
+            return
+        link = self.channel.link
+        handlers = Handlers(
+            deliver=self._deliver,
+            fail=self.channel.session.inbox.fail,
+            recreate=lambda: link.topology.recreate(self.request.queue, route),
+        )
+        reader = Reader(subscription, handlers, link=link, prefetch=self.channel.qos)
+        self._readers[subscription] = reader
+        reader.start()
+
+    def end_streams(self) -> None:
+        for reader in list(self._readers.values()):
+            reader.end_stream()
+
+    def stop(self) -> list[Delivery]:
+        """Stop reading; return what was received and not dispatched."""
+        for reader in self._readers.values():
+            reader.stop()
+        return self.channel.session.inbox.cancel(self)
+
+    def join(self, timeout_seconds: float) -> None:
+        for reader in self._readers.values():
+            reader.join(timeout_seconds)
+
+    def _deliver(self, received: Received, lease: Lease) -> bool:
+        return self.channel.session.inbox.put(Delivery(self, received, lease))

@@ -1,0 +1,70 @@
+"""The transport options: each is declared here once, with unit and default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from transports.errors import BadURL
+
+_DAY = 86400.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """Times and limits of one connection; equal options on one address share a client and a keeper."""
+
+    #: Seconds a message is leased at least: as long as its redelivery takes when this process is killed.
+    lease_floor_seconds: float = 45.0
+    #: Seconds a message is leased at most; Pub/Sub allows 600.
+    lease_ceiling_seconds: float = 600.0
+    #: Part of the time a message has been held by which its next lease is measured: long work survives long cuts.
+    lease_fraction: float = 0.1
+    #: Part of a lease after which it is renewed.
+    renew_fraction: float = 1 / 3
+    #: Seconds within which a publish is confirmed or fails.
+    publish_timeout_seconds: float = 60.0
+    #: Seconds within which a server answers a new connection; also for transient and broadcast messages.
+    connect_timeout_seconds: float = 10.0
+    #: Seconds a single call may take before it is tried again.
+    rpc_timeout_seconds: float = 10.0
+    #: Seconds that closing a connection or ending the process may take to settle messages.
+    shutdown_timeout_seconds: float = 2.0
+    #: Seconds `basic_get` waits for a message.
+    get_timeout_seconds: float = 1.0
+    #: Seconds of lease that the server itself gives to a message it sends; Pub/Sub allows 10 to 600.
+    stream_ack_deadline_seconds: int = 10
+    #: Seconds between two signs of life on a stream; Pub/Sub ends streams that are silent for about a minute.
+    stream_heartbeat_seconds: float = 30.0
+    #: Seconds a stream may take to end by itself before it is cut off.
+    stream_grace_seconds: float = 0.5
+    #: Longest pause between two attempts at reaching the server, in seconds.
+    retry_ceiling_seconds: float = 10.0
+    #: Seconds until an unacknowledged message is redelivered when nobody renews its lease; set at creation.
+    ack_deadline_seconds: int = 60
+    #: Seconds for which a queue keeps a message; Pub/Sub allows 31 days.
+    retention_seconds: float = 31 * _DAY
+    #: The same where the server does not allow that much: Google's emulator allows 7 days.
+    retention_fallback_seconds: float = 7 * _DAY
+    #: Seconds for which a temporary queue keeps a message; 10 minutes is Pub/Sub's least.
+    temporary_retention_seconds: float = 600.0
+    #: Seconds after which Pub/Sub deletes a temporary queue that nobody uses; a day is its least.
+    temporary_expiration_seconds: float = _DAY
+    #: Messages that a consumer without a prefetch limit holds at most.
+    prefetch_ceiling: int = 1000
+    #: Called with the message id when a lease was lost: somebody else may now work on the same message.
+    on_lease_lost: Callable[[str], None] | None = None
+
+    @classmethod
+    def from_mapping(cls, options: Mapping[str, Any]) -> Options:
+        """Take what is ours from kombu's `transport_options`; names of other parts of kombu are passed over."""
+        given = {field.name: options[field.name] for field in fields(cls) if field.name in options}
+        for name, value in given.items():
+            if name != "on_lease_lost" and (not isinstance(value, (int, float)) or value <= 0):
+                raise BadURL(f"transport option {name}={value!r}: give a number above 0")
+        return cls(**given)
+
+    def lease_seconds(self, held_seconds: float) -> float:
+        """Return how long a message is to be leased that has been held for this long."""
+        return min(self.lease_ceiling_seconds, max(self.lease_floor_seconds, held_seconds * self.lease_fraction))

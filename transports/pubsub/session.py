@@ -1,0 +1,126 @@
+"""What kombu calls a connection: channels, and the inbox that serves them all."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from itertools import count
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from transports.errors import ConnectionFailed
+from transports.pubsub.channel import Channel
+from transports.pubsub.inbox import Inbox
+from transports.pubsub.leases import Lease
+from transports.pubsub.payload import NotAMessage, decode
+from transports.pubsub.stream import Received
+
+if TYPE_CHECKING:
+    from transports.pubsub.link import Link
+
+logger = logging.getLogger(__name__)
+
+#: Bytes of a message that cannot be read that go into the log.
+_LOGGED_BYTES = 200
+
+
+class Session:
+    """From `establish_connection` to `close`."""
+
+    def __init__(self, client: Any, link: Link) -> None:
+        #: The kombu `Connection` that owns us.
+        self.client = client
+        self.link = link
+        self.inbox = Inbox()
+        self.channels: list[Channel] = []
+        self.closed = False
+        self._channel_ids = count(1)
+        self._loop: Any = None
+        self._pid = os.getpid()
+        link.sessions.add(self)
+
+    @property
+    def is_here(self) -> bool:
+        """Say whether this process made it: a forked child leaves its parent's alone."""
+        return self._pid == os.getpid()
+
+    @property
+    def usable(self) -> bool:
+        return not self.closed and self.is_here
+
+    def channel(self) -> Channel:
+        channel = Channel(self, next(self._channel_ids))
+        self.channels.append(channel)
+        return channel
+
+    def register(self, loop: Any) -> None:
+        """Have an event loop dispatch what comes; to be repeated after the loop was reset."""
+        self._loop = ref(loop)
+        loop.add_reader(self.inbox, self.dispatch_ready)
+
+    def unregister(self) -> None:
+        loop = self._loop() if self._loop is not None else None
+        if loop is not None and self.inbox.fileno() in loop.readers:
+            loop.remove_reader(self.inbox.fileno())
+        self._loop = None
+
+    def drain(self, timeout_seconds: float | None) -> None:
+        """Dispatch one message; raise `socket.timeout` when none comes in time, None waits for ever."""
+        ends_at = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while not self._dispatch_next():
+            if self.closed:
+                raise ConnectionFailed("this connection was closed: open another one")
+            left = None if ends_at is None else ends_at - time.monotonic()
+            if not self.inbox.wait(left):
+                raise TimeoutError("no message came in time")
+
+    def dispatch_ready(self) -> None:
+        """Dispatch what is there now, and no more, so that an event loop gets its turn."""
+        for _ in range(len(self.inbox)):
+            self._dispatch_next()
+
+    def read(self, received: Received, lease: Lease) -> dict[str, Any] | None:
+        """Return the kombu message in a delivery; None: there is none, and the delivery was set aside."""
+        try:
+            return decode(received.data)
+        except NotAMessage as exc:
+            self._set_aside(received, lease, exc)
+            return None
+
+    def close(self) -> None:
+        """Close all channels; what was settled is told to the server within `shutdown_timeout_seconds`."""
+        if self.closed:
+            return
+        self.closed = True
+        if self.is_here:
+            self.unregister()
+            for channel in list(self.channels):
+                channel.close()
+            self.link.keeper.flush(self.link.options.shutdown_timeout_seconds)
+        self.inbox.close()
+
+    def _dispatch_next(self) -> bool:
+        """Dispatch one delivery; False: there was none, or it came to nothing."""
+        delivery = self.inbox.pop()
+        if delivery is None:
+            return False
+        channel, request = delivery.consumer.channel, delivery.consumer.request
+        payload = self.read(delivery.received, delivery.lease)
+        if payload is None:
+            channel.qos.release()
+            return False
+        message = channel.accept(payload, delivery.received, delivery.lease, no_ack=request.no_ack, tag=request.tag)
+        request.callback(message)
+        return True
+
+    def _set_aside(self, received: Received, lease: Lease, why: NotAMessage) -> None:
+        """Take a message out of the way that nobody can read: given back, it would return for ever."""
+        logger.error(
+            "message %s from %s is not a kombu message (%s) and was dropped; it begins with %r",
+            received.message_id,
+            lease.subscription,
+            why,
+            received.data[:_LOGGED_BYTES],
+        )
+        self.link.keeper.ack(lease)

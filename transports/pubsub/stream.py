@@ -1,0 +1,107 @@
+"""One StreamingPull: batches of messages come down, signs of life go up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Received:
+    """A message as the server delivered it."""
+
+    message_id: str
+    ack_id: str
+    data: bytes
+    #: How often it was delivered, where the server counts; else 0.
+    delivery_attempt: int = 0
+
+
+def received(message: Any) -> Received:
+    """Take over what Google's `ReceivedMessage` holds."""
+    return Received(message.message.message_id, message.ack_id, message.message.data, message.delivery_attempt)
+
+
+class Requests:
+    """What goes up a stream: the first request, then an empty one now and then, until `end`."""
+
+    def __init__(self, first: dict[str, Any], *, heartbeat_seconds: float) -> None:
+        self._first: dict[str, Any] | None = first
+        self._heartbeat_seconds = heartbeat_seconds
+        self._ended = threading.Event()
+
+    def __iter__(self) -> Requests:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        if self._ended.wait(self._heartbeat_seconds):
+            raise StopIteration
+        return {}
+
+    def end(self) -> None:
+        self._ended.set()
+
+
+class Stream:
+    """Iterate to read; any other thread may end it.
+
+    It is ended from this side by saying that nothing more goes up, upon which a server sends what it had on the way and
+    closes. Cutting it off at once would strand those messages until their lease ends, and Google's emulator even goes
+    on delivering to a stream that was cut off.
+    """
+
+    def __init__(self, start: Callable[[Requests], Any], requests: Requests, *, grace_seconds: float) -> None:
+        self._start = start
+        self._requests = requests
+        self._grace_seconds = grace_seconds
+        self._lock = threading.Lock()
+        self._call: Any = None
+        self._timer: threading.Timer | None = None
+        self._over = False
+        #: Whether this side ended it.
+        self.finishing = False
+
+    def batches(self, around: AbstractContextManager[None]) -> Iterator[list[Received]]:
+        """Yield batches until the stream ends; `around` surrounds the call and translates its errors."""
+        with around:
+            try:
+                with self._lock:
+                    self._call = self._start(self._requests)
+                for response in self._call:
+                    yield [received(message) for message in response.received_messages]
+            finally:
+                self._ended()
+
+    def finish(self) -> None:
+        """Ask the server to end the stream, and cut it off if it does not."""
+        with self._lock:
+            if self.finishing or self._over:
+                return
+            self.finishing = True
+            self._requests.end()
+            self._timer = threading.Timer(self._grace_seconds, self.cancel)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def cancel(self) -> None:
+        """Cut it off."""
+        self.finishing = True
+        self._end_call()
+
+    def _ended(self) -> None:
+        with self._lock:
+            self._over = True
+            if self._timer is not None:
+                self._timer.cancel()
+        self._end_call()
+
+    def _end_call(self) -> None:
+        self._requests.end()
+        if self._call is not None:
+            self._call.cancel()

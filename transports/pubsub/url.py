@@ -1,0 +1,101 @@
+"""Broker URLs: ``pubsub://[HOST:PORT/]PROJECT?prefix=&endpoint=&credentials=``. Pure.
+
+HOST:PORT is a server without TLS and credentials (an emulator, the local broker); it beats ``PUBSUB_EMULATOR_HOST``.
+``endpoint`` is a TLS endpoint, ``HOST[:PORT]``; ``credentials`` is the path of a key file. What the URL leaves open may
+stand in the transport options of the same names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from transports.errors import BadURL
+
+#: Put before the name of every topic and subscription, so that several applications can share a project.
+DEFAULT_PREFIX = "celery-"
+#: The TLS endpoint that serves all regions.
+GLOBAL_ENDPOINT = "pubsub.googleapis.com:443"
+
+_PARAMETERS = ("prefix", "endpoint", "credentials")
+_SERVER = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\[\]:/@]+):\d{1,5}")
+_PREFIX = re.compile(r"(?:[A-Za-z][A-Za-z0-9\-_.+%]*)?")
+_FORMS = "write pubsub://PROJECT, or pubsub://HOST:PORT/PROJECT for a server without TLS"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a broker is: equal addresses share one client and one keeper of leases."""
+
+    #: None: the project of the credentials.
+    project: str | None = None
+    #: HOST:PORT of a server without TLS; None: Google.
+    server: str | None = None
+    endpoint: str = GLOBAL_ENDPOINT
+    #: Path of a key file; None: Application Default Credentials.
+    credentials: str | None = None
+    prefix: str = DEFAULT_PREFIX
+
+    def __str__(self) -> str:
+        return self.server or self.endpoint
+
+
+def parse(url: str, *, options: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Address:
+    """Return the address that a URL, the transport options and the environment name, in this order of precedence."""
+    place, _, query = url.partition("://")[2].partition("?")
+    given = _parameters(query)
+    server, project = _split(place)
+    if server and {"endpoint", "credentials"} & set(given):
+        raise BadURL(f"{url} names a server without TLS and also endpoint= or credentials=: leave one of them out")
+    named = {name: given.get(name) or (options or {}).get(name) for name in _PARAMETERS}
+    environ = environ or {}
+    if not server and not named["endpoint"]:
+        server = _checked_server(environ.get("PUBSUB_EMULATOR_HOST", ""), "PUBSUB_EMULATOR_HOST")
+    if server and not project:
+        project = environ.get("GOOGLE_CLOUD_PROJECT") or environ.get("PUBSUB_PROJECT_ID") or ""
+    if server and not project:
+        raise BadURL(f"{url} names no project, and there are no credentials to take one from: {_FORMS}")
+    endpoint = named["endpoint"] or GLOBAL_ENDPOINT
+    return Address(
+        project=project or None,
+        server=server or None,
+        endpoint=endpoint if ":" in endpoint else f"{endpoint}:443",
+        credentials=None if server else named["credentials"],
+        prefix=_checked_prefix(DEFAULT_PREFIX if named["prefix"] is None else named["prefix"]),
+    )
+
+
+def _parameters(query: str) -> dict[str, str]:
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    if unknown := sorted(set(given) - set(_PARAMETERS)):
+        raise BadURL(f"unknown parameter {unknown[0]}= in the broker URL: known are {', '.join(_PARAMETERS)}")
+    return given
+
+
+def _split(place: str) -> tuple[str, str]:
+    """Return server and project of what stands between ``://`` and ``?``; either may be empty."""
+    first, slash, rest = place.strip("/").partition("/")
+    if place.startswith("/") or not slash:
+        server, project = ("", first) if not _SERVER.fullmatch(first) else (first, "")
+        project = f"{project}/{rest}" if rest else project
+    else:
+        server, project = _checked_server(first, "the broker URL"), rest
+    project = unquote(project)
+    if re.search(r"[/\s@]", project):
+        raise BadURL(f"{project!r} is not a project id: {_FORMS}")
+    return server, project
+
+
+def _checked_server(server: str, where: str) -> str:
+    if server and not _SERVER.fullmatch(server):
+        raise BadURL(f"{server!r} in {where} is not HOST:PORT: {_FORMS}; TLS endpoints go into endpoint=")
+    return server
+
+
+def _checked_prefix(prefix: str) -> str:
+    if not _PREFIX.fullmatch(prefix):
+        raise BadURL(f"prefix={prefix!r}: a prefix begins with a letter and has letters, digits and any of - _ . + %")
+    return prefix
