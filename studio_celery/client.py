@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 import getpass
-import sys
-import tempfile
+import logging
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from kombu.exceptions import OperationalError
-
-from studio_celery import workspace
-from studio_celery.errors import BrokerError, UnknownExperiment, UsageError
-from studio_celery.experiment import Experiment, Status, utc_now
+from studio_celery.errors import UnknownExperiment, UsageError
+from studio_celery.experiment import NewerSchema, Status
 from studio_celery.journal import Kind, Observation, Rules, State, end_without_attempt
 from studio_celery.record import to_record
 from studio_celery.settings import Settings
 from studio_celery.store import Item, Journal, Store
 from studio_celery.submission import Request
-from studio_celery.tasks import run_experiment
-from studio_celery.workspace import Archive
+from studio_celery.submitter import Broker, Submitted, Submitter
 from studio_celery.world import World
-from transports.errors import TransportError
+
+logger = logging.getLogger(__name__)
+
+#: What can be an id; anything else is looked for among prefixes and names only.
+_ID = re.compile(r"[0-9A-Za-z-]{8,64}")
 
 #: Records that a list shows unless it is asked for more.
 LIST_LIMIT = 50
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """A submission that the broker has confirmed."""
-
-    experiment: Experiment
-    archive: Archive
-    #: Whether the workspace had to be uploaded; False if the store had it.
-    uploaded: bool
 
 
 @dataclass(frozen=True)
@@ -63,77 +52,15 @@ class Client:
         self.world = world
         self.store = store
 
-    # -- submitting ------------------------------------------------------------------------------------------------
-
     def submit(self, request: Request, **options: Any) -> Submitted:
-        """Capture, upload, record, publish with confirmation. Nothing is recorded when the broker does not answer."""
-        root, script = workspace.locate(request.script, request.workspace, Path.cwd())
-        with tempfile.TemporaryDirectory(prefix="studio-") as folder:
-            archive = workspace.capture(
-                root, limit_bytes=self._settings.workspace_limit, destination=Path(folder), script=script
-            )
-            experiment = self._experiment(request, root, script, archive)
-            self.check_broker()
-            self.store.check()
-            uploaded = self.store.put_blob(archive.sha256, archive.path)
-        journal = self.store.submit(experiment, self._me())
-        self._publish(experiment, options)
-        journal.decide(Kind.QUEUED, self._me())
-        return Submitted(experiment, archive, uploaded)
-
-    def _experiment(self, request: Request, root: Path, script: str, archive: Archive) -> Experiment:
-        return Experiment(
-            id=request.id,
-            queue=request.queue,
-            script=script,
-            args=request.args,
-            workspace=archive.sha256,
-            workspace_bytes=archive.archive_bytes,
-            name=request.name,
-            owner=self._me(),
-            project=request.project or self._settings.project,
-            group=request.group,
-            image=request.image,
-            python=f"{sys.version_info.major}.{sys.version_info.minor}",
-            requirements=_requirements(request.requirements, root, script),
-            environment=request.environment,
-            resources=request.resources,
-            captures=request.captures,
-            max_attempts=request.max_attempts,
-            retries=request.retries,
-            max_duration_seconds=request.max_duration_seconds,
-            lifetime_seconds=request.lifetime_seconds,
-            submitted_at=utc_now(),
-        )
+        """Capture, upload, record, publish with confirmation; `options` go to Celery's `apply_async`."""
+        return Submitter(self._app, self._settings, self.world, self.store, self._me).submit(request, options)
 
     def check_broker(self) -> None:
         """Raise `BrokerError` with a sentence unless the broker answers."""
-        try:
-            with self._app.connection_for_write() as connection:
-                connection.ensure_connection(max_retries=1, interval_start=0, timeout=self._settings.connect_seconds)
-        except self._broker_errors() as exc:
-            raise self._broker_error(exc) from exc
+        Broker(self._app, self.world.broker_url, self._settings.connect_seconds).check()
 
-    def _broker_errors(self) -> tuple[type[BaseException], ...]:
-        """What this kind of broker raises when it cannot be used, or cannot be understood."""
-        try:
-            connection = self._app.connection_for_write()
-            return (OperationalError, TransportError, *connection.connection_errors, *connection.channel_errors)
-        except (ImportError, KeyError, ValueError) as exc:
-            raise self._broker_error(exc) from exc
-
-    def _broker_error(self, exc: BaseException) -> BrokerError:
-        hint = "Start it with `studio up` or `studio broker`, or set STUDIO_BROKER_URL."
-        text = str(exc).strip().split("\n")[0].rstrip(".") or type(exc).__name__
-        return BrokerError(f"The broker {_without_password(self.world.broker_url)} cannot be used: {text}. {hint}")
-
-    def _publish(self, experiment: Experiment, options: Mapping[str, Any]) -> None:
-        message = {"id": experiment.id, "store": self.store.url, "digest": experiment.digest()}
-        try:
-            run_experiment.publish(message, queue=experiment.queue, **options)
-        except self._broker_errors() as exc:
-            raise self._broker_error(exc) from exc
-
+    @property
     def _me(self) -> str:
         return self._settings.owner or getpass.getuser()
 
@@ -141,15 +68,25 @@ class Client:
 
     def resolve(self, reference: str) -> str:
         """The id that a full id, a unique prefix of one, or a name means."""
-        if self.store.journal(reference).refresh().experiment is not None:
-            return reference
+        return self._open(reference).experiment_id
+
+    def _open(self, reference: str) -> Journal:
+        """The journal that a reference means, read; `UnknownExperiment` if there is none, or more than one."""
+        if _ID.fullmatch(reference):
+            journal = self.store.journal(reference)
+            if journal.refresh().experiment is not None:
+                return journal
         found = [i for i in self.store.recent() if i.startswith(reference)] if reference else []
         found = found or [r["id"] for r in self._records() if r["name"] == reference]
-        if len(found) == 1:
-            return found[0]
         if not found:
             raise UnknownExperiment(f"No experiment fits {reference!r} in {self.store.url}: `studio ls` shows them.")
-        raise UnknownExperiment(f"{len(found)} experiments fit {reference!r}, such as {found[0]}: give more of the id.")
+        if len(found) > 1:
+            raise UnknownExperiment(
+                f"{len(found)} experiments fit {reference!r}, like {found[0]}: give more of the id."
+            )
+        journal = self.store.journal(found[0])
+        journal.refresh()
+        return journal
 
     def list(self, limit: int = LIST_LIMIT, statuses: frozenset[Status] = frozenset()) -> list[dict[str, Any]]:
         """Records, the latest first; those still `submitting` are hidden."""
@@ -159,20 +96,21 @@ class Client:
     def _records(self) -> Iterator[dict[str, Any]]:
         notes = self._notes()
         for experiment_id in self.store.recent():
-            state = self._look(self.store.journal(experiment_id))
+            try:
+                state = self._look(self.store.journal(experiment_id))
+            except NewerSchema as exc:
+                logger.warning("Experiment %s is left out: %s", experiment_id, exc)
+                continue
             if state.experiment is not None and state.status is not Status.SUBMITTING and not state.removed:
                 yield self._record(state, notes)
 
     def show(self, reference: str) -> dict[str, Any]:
         """The record of one experiment."""
-        journal = self.store.journal(self.resolve(reference))
-        return self._record(self._look(journal), self._notes())
+        return self._record(self._look(self._open(reference)), self._notes())
 
     def events(self, reference: str) -> Sequence[dict[str, Any]]:
         """The journal's entries, in order, as they are stored."""
-        journal = self.store.journal(self.resolve(reference))
-        journal.refresh()
-        return [entry.to_dict() for entry in journal.entries]
+        return [entry.to_dict() for entry in self._open(reference).entries]
 
     def _look(self, journal: Journal) -> State:
         """Read a journal, and record the end that is due if nobody looks after the experiment."""
@@ -183,9 +121,9 @@ class Client:
             return state
         age = self.store.now() - state.submitted_stored_at
         if state.status is Status.SUBMITTING and age > self._settings.submission_limit_seconds:
-            journal.decide(Kind.FAILED, self._me(), reason="submission did not complete")
+            journal.decide(Kind.FAILED, self._me, reason="submission did not complete")
         elif end := end_without_attempt(state, Observation(age_seconds=age), Rules()):
-            journal.decide(end.kind, self._me(), reason=end.reason)
+            journal.decide(end.kind, self._me, reason=end.reason)
         return journal.state
 
     def _record(self, state: State, notes: Mapping[str, str]) -> dict[str, Any]:
@@ -208,8 +146,8 @@ class Client:
 
     def log(self, reference: str, offset: int = 0, attempt: int | None = None) -> LogPart:
         """Output from a byte on, of the given attempt or else the latest."""
-        journal = self.store.journal(self.resolve(reference))
-        state = journal.refresh()
+        journal = self._open(reference)
+        state = journal.state
         if not state.attempts:
             return LogPart(b"", 0, 0, state.status.terminal)
         number = attempt or len(state.attempts)
@@ -219,6 +157,14 @@ class Client:
         data = self.store.log_reader(journal.experiment_id, chosen).read(chosen, offset)
         over = chosen.over is not None if attempt else state.status.terminal
         return LogPart(data, number, offset + len(data), over and not data)
+
+    def log_end(self, reference: str) -> tuple[int, int]:
+        """(latest attempt, bytes of its output that are stored); (0, 0) before the first."""
+        journal = self._open(reference)
+        if not journal.state.attempts:
+            return 0, 0
+        latest = journal.state.attempts[-1]
+        return latest.number, self.store.log_reader(journal.experiment_id, latest).stored(latest)
 
     def follow(self, reference: str, interval_seconds: float = 0.3) -> Iterator[bytes]:
         """The output as it is written, until the experiment has ended; a new attempt starts anew."""
@@ -241,50 +187,26 @@ class Client:
 
     def artifacts(self, reference: str) -> Sequence[Item]:
         """Files that the attempt which counts left, `<tag>/<path>`."""
-        journal = self.store.journal(self.resolve(reference))
-        state = journal.refresh()
+        journal = self._open(reference)
+        state = journal.state
         return self.store.artifact_files(journal.experiment_id, len(state.attempts)) if state.attempts else []
 
     def artifact(self, reference: str, key: str) -> Iterator[bytes]:
         """One of those files in pieces; `KeyError` if there is none."""
-        journal = self.store.journal(self.resolve(reference))
-        return self.store.artifact_stream(journal.experiment_id, len(journal.refresh().attempts), key)
+        journal = self._open(reference)
+        return self.store.artifact_stream(journal.experiment_id, len(journal.state.attempts), key)
 
     # -- changing --------------------------------------------------------------------------------------------------
 
     def stop(self, reference: str, by: str | None = None) -> dict[str, Any]:
         """Ask for a stop; without an attempt alive it is stopped at once. The record after that."""
-        journal = self.store.journal(self.resolve(reference))
-        state = journal.refresh()
+        journal = self._open(reference)
+        state = journal.state
         if state.status.terminal:
             raise UsageError(f"{journal.experiment_id} is {state.status} already: nothing to stop.")
-        who = by or self._me()
+        who = by or self._me
         journal.decide(Kind.STOP_REQUESTED, who)
         if journal.state.live is None and not journal.state.status.terminal:
             requester = journal.state.stop_requested_by or who
             journal.decide(Kind.STOPPED, who, reason=f"stopped by {requester}")
         return self._record(journal.state, {})
-
-
-def _requirements(named: str | None, root: Path, script: str) -> str | None:
-    """Text of the requirements: the named file, else `requirements.txt` beside the script, else at the root."""
-    if named is not None:
-        return _read(Path(named))
-    for candidate in (root.joinpath(script).parent / "requirements.txt", root / "requirements.txt"):
-        if candidate.is_file():
-            return _read(candidate)
-    return None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
-        raise UsageError(f"The requirements {path} cannot be read: {reason}.") from exc
-
-
-def _without_password(url: str) -> str:
-    from kombu.utils.url import maybe_sanitize_url
-
-    return str(maybe_sanitize_url(url))

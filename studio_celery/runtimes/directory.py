@@ -62,7 +62,8 @@ def write_command(launch: Launch, interpreter: str) -> None:
     if script.startswith("-"):
         script = f"./{script}"
     parts = [part.encode("utf-8", "surrogateescape") for part in (interpreter, script, *arguments)]
-    (launch.io / "argv").write_bytes(b"\0".join(parts))
+    (launch.io / "argv.new").write_bytes(b"\0".join(parts))
+    (launch.io / "argv.new").replace(launch.io / "argv")
 
 
 def script_variables(launch: Launch, artifacts: str, home: str, defaults: Mapping[str, str]) -> dict[str, str]:

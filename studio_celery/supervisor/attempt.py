@@ -16,7 +16,7 @@ from studio_celery.errors import RuntimeFailure, StoreError, WorkspaceError
 from studio_celery.experiment import Experiment
 from studio_celery.gpus import Reservation
 from studio_celery.journal import Kind
-from studio_celery.runtimes.contract import Cancellation, Handle, Launch, Runtime
+from studio_celery.runtimes.contract import Cancellation, Exit, Handle, Launch, Runtime
 from studio_celery.settings import Settings
 from studio_celery.store import Journal, LogWriter, Store
 from studio_celery.supervisor.keepsakes import collect, keep
@@ -73,9 +73,22 @@ class AttemptRun:
     def run(self, handle: Handle | None = None) -> None:
         """Prepare and start it (unless a `handle` is adopted), follow it, end it."""
         with self._watch:
-            handle = handle or self._begin()
-            if handle is not None:
-                self._finish(handle, self._follow(handle))
+            try:
+                handle = handle or self._begin()
+                if handle is not None:
+                    self._finish(handle, self._follow(handle))
+            except Detached:
+                raise
+            except Exception as exc:
+                logger.exception("Experiment %s: attempt %d is released.", self.experiment.id, self.attempt.number)
+                self._abandon(handle, f"internal error: {type(exc).__name__}: {exc}")
+
+    def _abandon(self, handle: Handle | None, reason: str) -> None:
+        """Give up an attempt because of a defect of ours: nothing of it runs on, and others may try."""
+        if handle is not None:
+            self._runtime.stop(handle, self._settings.stop_grace_seconds)
+        self._append(_released("internal", reason))
+        self._clear(handle)
 
     # -- before the script -----------------------------------------------------------------------------------------
 
@@ -90,6 +103,8 @@ class AttemptRun:
         except (KeyError, WorkspaceError) as exc:
             text = f"workspace missing from the store: {exc}" if isinstance(exc, KeyError) else str(exc)
             self._end(Verdict(Kind.FAILED, {"reason": text}))
+        except StoreError as exc:
+            self._end(_released("store", str(exc)))
         except OSError as exc:
             self._end(_released("disk", f"the worker's disk: {exc.strerror or exc}"))
         return None
@@ -165,7 +180,7 @@ class AttemptRun:
         deadline = self._deadline()
         next_copy = 0.0
         while True:
-            exit = self._runtime.poll(handle) if self._due(handle, looks) else None
+            exit = self._poll(handle) if self._due(handle, looks) else None
             if exit is None and not too_long and time.time() > deadline:
                 too_long = True
             if self._watch.superseded:
@@ -173,8 +188,7 @@ class AttemptRun:
                 return None
             if exit is None and (self._watch.stop_requested_by or too_long):
                 self._watch.tell("stopping")
-                self._runtime.stop(handle, self._settings.stop_grace_seconds)
-                exit = self._runtime.poll(handle)
+                exit = self._stop(handle)
             if exit is not None:
                 self._copy_log(writer, handle.log)
                 return judge(
@@ -187,6 +201,23 @@ class AttemptRun:
             if self._detaching.wait(self._settings.poll_seconds):
                 self._try_copy(writer, handle.log)
                 raise Detached
+
+    def _poll(self, handle: Handle) -> Exit | None:
+        """How it ended; an engine that does not answer is asked again, as the script may well run on without it."""
+        try:
+            return self._runtime.poll(handle)
+        except RuntimeFailure as exc:
+            logger.warning("Experiment %s: %s It is asked again.", self.experiment.id, exc)
+            return None
+
+    def _stop(self, handle: Handle) -> Exit | None:
+        """Stop it, as far as the engine answers; the loop comes back until it has ended."""
+        try:
+            self._runtime.stop(handle, self._settings.stop_grace_seconds)
+            return self._runtime.poll(handle)
+        except RuntimeFailure as exc:
+            logger.warning("Experiment %s: %s It is stopped later.", self.experiment.id, exc)
+            return None
 
     def _due(self, handle: Handle, looks: int) -> bool:
         return looks % LOOKS_PER_POLL == 0 or (handle.directory / "io" / "exit.json").exists() or self._watch.unwanted
@@ -261,10 +292,14 @@ class AttemptRun:
     def _clear(self, handle: Handle | None) -> None:
         if handle is not None:
             self._runtime.remove(handle)
-        shutil.rmtree(self._directory, ignore_errors=False)
-        parent = self._directory.parent
-        if not any(parent.iterdir()):
-            parent.rmdir()
+        try:
+            shutil.rmtree(self._directory)
+            if not any(self._directory.parent.iterdir()):
+                self._directory.parent.rmdir()
+        except FileNotFoundError:
+            logger.debug("%s was removed already.", self._directory)
+        except OSError as exc:
+            logger.warning("%s stays behind: %s.", self._directory, exc.strerror)
 
 
 def _released(release_class: str, reason: str) -> Verdict:

@@ -37,16 +37,15 @@ class Output:
 
 def tail(client: Client, experiment_id: str) -> Output:
     """The end of the latest attempt's output, from the beginning of a line on."""
-    state = client.store.journal(experiment_id).refresh()
-    if not state.attempts:
+    latest, size = client.log_end(experiment_id)
+    if not latest:
         return Output(attempt=0, offset=0)
-    latest = state.attempts[-1]
-    begin = max(0, client.store.log_reader(experiment_id, latest).stored(latest) - TAIL)
-    data, over = _read(client, experiment_id, latest.number, begin, TAIL + PIECE)
+    begin = max(0, size - TAIL)
+    data, over = _read(client, experiment_id, latest, begin, TAIL + PIECE)
     skip = _line_start(data) if begin else 0
     screen = show(data[skip:], over)
     return Output(
-        attempt=latest.number,
+        attempt=latest,
         offset=begin + skip + screen.used,
         text=screen.text,
         line=screen.line,

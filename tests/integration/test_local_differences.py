@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+
 import pytest
 from google.api_core.exceptions import InvalidArgument
 from google.iam.v1 import iam_policy_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.pubsub_v1 import types
 from pubsub_client import PubSub, texts
 
 
 def settled(server: PubSub, subscription: str) -> None:
     """Return when the broker has done what was asked before: a request later than all of it was answered."""
     server.subscriber.get_subscription(subscription=subscription)
+
+
+def first_request_only(subscription: str, closing: threading.Event) -> Iterator[types.StreamingPullRequest]:
+    """Give a stream's first request, and keep the stream open until ``closing``."""
+    yield types.StreamingPullRequest(subscription=subscription, stream_ack_deadline_seconds=600)
+    closing.wait()
 
 
 class TestFlowControl:
@@ -75,6 +85,17 @@ class TestFlowControl:
         emulator_pubsub.publish(*"abcde")
         with emulator_pubsub.stream(subscription, max_outstanding_messages=2) as stream:
             assert len(stream.take(5)) == 5
+
+    def test_what_a_stream_that_nobody_read_could_not_write_is_ready_at_once(self, local_pubsub: PubSub) -> None:
+        subscription = local_pubsub.setup()
+        local_pubsub.publish("x" * 8_000_000)
+        closing = threading.Event()
+        call = local_pubsub.subscriber.streaming_pull(first_request_only(subscription, closing))
+        for _ in range(20):
+            settled(local_pubsub, subscription)
+        call.cancel()
+        closing.set()
+        assert len(local_pubsub.pull(subscription)) == 1
 
 
 class TestStaleAckIds:

@@ -202,7 +202,7 @@ class TestRuntime:
         assert first == second
         assert bench.make().find() == [first]
         (launch.workspace / "go").touch()
-        bench.end(first)
+        assert bench.end(first) == Exit(exit_code=0), first.log.read_bytes()
         assert first.log.read_bytes() == b"once\n"
 
     def test_two_attempts_do_not_mix(self, bench: Bench) -> None:

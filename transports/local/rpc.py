@@ -130,7 +130,8 @@ class _Adapter:
         """Wrap ``Pull``, which ends with its client: what that did not get goes back.
 
         To gRPC the response is a stream of one message, which is the same on the wire. Unlike a plain response, the
-        write of a message tells whether the client has gone meanwhile.
+        write of a message tells whether the client has gone meanwhile. What cannot be known is a cancellation that
+        crosses the end of the answer on its way: those messages stay leased until their deadline, as at Google.
         """
 
         async def handle(request: Message, context: grpc.aio.ServicerContext) -> None:

@@ -30,6 +30,8 @@ from transports.pubsub.stream import Received, Requests, Stream, received
 from transports.pubsub.url import Address
 from transports.pubsub.wire import Wire
 
+#: Largest message Pub/Sub takes; refused here, because servers answer in many ways, or not at all.
+MAX_MESSAGE_BYTES = 10_000_000
 #: Seconds before a call is tried again; doubled each time.
 _FIRST_PAUSE_SECONDS = 0.1
 #: Seconds that a fork may be held up by calls that are under way.
@@ -69,6 +71,11 @@ class Client:
 
     def publish(self, topic: str, data: bytes, *, timeout_seconds: float) -> str:
         """Publish and return the message id: the server has stored the message."""
+        if len(data) > MAX_MESSAGE_BYTES:
+            raise RequestRefused(
+                f"{topic}: a message of {len(data):,} bytes, and Pub/Sub takes {MAX_MESSAGE_BYTES:,}: "
+                f"store what is large and send where it is"
+            )
         request = {"topic": self._topic(topic), "messages": [{"data": data}]}
         answer = self._retried("publish", request, timeout_seconds=timeout_seconds)
         return str(answer.message_ids[0])

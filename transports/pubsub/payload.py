@@ -33,7 +33,7 @@ def decode(data: bytes) -> dict[str, Any]:
     """Return the message with its body decoded; raise `NotAMessage`."""
     try:
         message = loads(data.decode("utf-8"))
-        if not isinstance(message["headers"] or {}, dict) or not isinstance(message["properties"], dict):
+        if not isinstance(message["headers"], dict | None) or not isinstance(message["properties"], dict):
             raise NotAMessage("headers or properties are no object")
         message["body"] = _decode_body(message["body"], message["properties"].get("body_encoding"))
     except NotAMessage:

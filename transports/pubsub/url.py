@@ -50,7 +50,7 @@ def parse(url: str, *, options: Mapping[str, Any] | None = None, environ: Mappin
     server, project = _split(place)
     if server and {"endpoint", "credentials"} & set(given):
         raise BadURL(f"{url} names a server without TLS and also endpoint= or credentials=: leave one of them out")
-    named = {name: given.get(name) or (options or {}).get(name) for name in _PARAMETERS}
+    named = {name: given.get(name, (options or {}).get(name)) for name in _PARAMETERS}
     environ = environ or {}
     if not server and not named["endpoint"]:
         server = _checked_server(environ.get("PUBSUB_EMULATOR_HOST", ""), "PUBSUB_EMULATOR_HOST")
@@ -63,7 +63,7 @@ def parse(url: str, *, options: Mapping[str, Any] | None = None, environ: Mappin
         project=project or None,
         server=server or None,
         endpoint=endpoint if ":" in endpoint else f"{endpoint}:443",
-        credentials=None if server else named["credentials"],
+        credentials=None if server else named["credentials"] or None,
         prefix=_checked_prefix(DEFAULT_PREFIX if named["prefix"] is None else named["prefix"]),
     )
 

@@ -1,80 +1,21 @@
-"""The journal's meaning: how entries fold into a state, which are allowed, and what a worker does about a state.
+"""What entries amount to: the state after each, and which entries may follow it. Pure.
 
-Everything here is pure. `fold` is the only place that knows what an entry does; `decide` the only one that knows
-when to claim, adopt, defer or end. What a worker sees outside the journal comes in as data, in `Observation`.
+`fold` is the only place that knows what an entry does.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from typing import Any
 
 from studio_celery.experiment import Attempt, Experiment, Status
-from studio_celery.units import format_duration
-
-
-class Kind(StrEnum):
-    """What an entry decides."""
-
-    SUBMITTED = "submitted"
-    QUEUED = "queued"
-    CLAIMED = "claimed"
-    ADOPTED = "adopted"
-    STARTED = "started"
-    #: Ownership given up: not the script's fault (a release class), or a retry of the script's own failure.
-    RELEASED = "released"
-    LOST = "lost"
-    STOP_REQUESTED = "stop requested"
-    FINISHED = "finished"
-    FAILED = "failed"
-    STOPPED = "stopped"
-    EXPIRED = "expired"
-    REMOVED = "removed"
-
-
-#: Release class of an attempt whose script failed and may be tried again.
-RETRY = "retry"
+from studio_celery.journal.entries import RETRY, Entry, Kind
 
 
 class NotAllowed(Exception):
     """An entry cannot follow the state; it is never written."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One object of a journal."""
-
-    kind: Kind
-    #: Who wrote it: a worker id, or a person's login name.
-    by: str
-    #: The writer's clock, for people.
-    at: str
-    #: What the kind needs: see the functions below.
-    data: Mapping[str, Any] = field(default_factory=dict)
-    #: Distinguishes one's own retried create from somebody else's.
-    nonce: str = ""
-    #: Last-modified time of the object on the store's clock, seconds since 1970; 0 before it was written.
-    stored_at: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """What is stored."""
-        return {"schema": 1, "kind": self.kind.value, "by": self.by, "at": self.at, "nonce": self.nonce, **self.data}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any], stored_at: float = 0.0) -> Entry:
-        """Rebuild from what is stored."""
-        rest = {k: v for k, v in data.items() if k not in ("schema", "kind", "by", "at", "nonce")}
-        return cls(
-            kind=Kind(data["kind"]),
-            by=data["by"],
-            at=data["at"],
-            nonce=data.get("nonce", ""),
-            data=rest,
-            stored_at=stored_at,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,135 +232,3 @@ _FOLDS: Mapping[Kind, Callable[[State, Entry], State]] = {
     Kind.EXPIRED: _expired,
     Kind.REMOVED: _removed,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rules:
-    """The numbers that `decide` goes by; all from settings."""
-
-    patience_floor_seconds: float = 60.0
-    patience_ceiling_seconds: float = 600.0
-    patience_fraction: float = 0.1
-    release_limit: int = 10
-    release_workers: int = 3
-    release_window_seconds: float = 3600.0
-
-    def patience(self, run_seconds: float) -> float:
-        """How long the owner of an attempt may be silent: the more would be lost, the longer."""
-        return min(
-            self.patience_ceiling_seconds, max(self.patience_floor_seconds, run_seconds * self.patience_fraction)
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Observation:
-    """What a worker sees besides the journal. All times are differences on the store's clock."""
-
-    #: Seconds since the live attempt's last heartbeat, or since its claim if there was none yet.
-    heartbeat_age_seconds: float = 0.0
-    #: Seconds between its claim and that heartbeat.
-    run_seconds: float = 0.0
-    #: Seconds since `submitted`.
-    age_seconds: float = 0.0
-    #: This very process looks after it already.
-    ours: bool = False
-    #: Its owner was on this host and its lock is free: it is certainly dead.
-    owner_gone: bool = False
-    #: Its container or process, alive or ended, is on this host.
-    here: bool = False
-
-
-@dataclass(frozen=True)
-class Return:
-    """It has ended: acknowledge, and return the record."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """Begin attempt `number`."""
-
-    number: int
-
-
-@dataclass(frozen=True)
-class Adopt:
-    """Take over attempt `number`, which runs or ran on this host."""
-
-    number: int
-
-
-@dataclass(frozen=True)
-class DeclareLost:
-    """Record that attempt `number` is dead, then decide again."""
-
-    number: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class End:
-    """Record an end that needs no attempt, then decide again."""
-
-    kind: Kind
-    reason: str
-
-
-@dataclass(frozen=True)
-class Defer:
-    """Somebody else looks after it: come back in so many seconds."""
-
-    seconds: float
-
-
-Action = Return | Claim | Adopt | DeclareLost | End | Defer
-
-
-def decide(state: State, seen: Observation, rules: Rules) -> Action:
-    """What a worker that holds the message does."""
-    if state.status.terminal or state.removed:
-        return Return()
-    if state.live:
-        return _decide_live(state.live, seen, rules)
-    return end_without_attempt(state, seen, rules) or Claim(len(state.attempts) + 1)
-
-
-def _decide_live(live: Attempt, seen: Observation, rules: Rules) -> Action:
-    patience = rules.patience(seen.run_seconds)
-    silent = seen.heartbeat_age_seconds
-    if seen.ours:
-        return Defer(patience)
-    if seen.owner_gone or silent > patience:
-        if seen.here:
-            return Adopt(live.number)
-        gone = "its worker ended" if seen.owner_gone else f"no heartbeat for {format_duration(silent)}"
-        return DeclareLost(live.number, f"worker lost: {gone}")
-    return Defer(patience - silent + 1)
-
-
-def end_without_attempt(state: State, seen: Observation, rules: Rules) -> End | None:
-    """The end that is due although nobody owns the experiment, if any; whoever looks may record it."""
-    experiment = state.experiment
-    if experiment is None or state.live or state.status.terminal:
-        return None
-    if state.stop_requested_by:
-        return End(Kind.STOPPED, f"stopped by {state.stop_requested_by}")
-    lifetime = experiment.lifetime_seconds
-    if lifetime is not None and not state.attempts and seen.age_seconds > lifetime:
-        return End(Kind.EXPIRED, f"waited longer than --lifetime {format_duration(lifetime)}")
-    if state.interrupted >= experiment.max_attempts:
-        return End(Kind.FAILED, f"{state.attempts[-1].reason}, {_count(state.interrupted, 'attempt')}")
-    if _released_too_often(state, rules):
-        return End(Kind.FAILED, f"{state.reason} (given up after {len(state.early_releases)} releases)")
-    return None
-
-
-def _released_too_often(state: State, rules: Rules) -> bool:
-    releases = state.early_releases
-    if len(releases) < rules.release_limit:
-        return False
-    workers = len({worker for worker, _ in releases})
-    return workers >= rules.release_workers or releases[-1][1] - releases[0][1] > rules.release_window_seconds
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

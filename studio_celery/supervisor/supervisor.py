@@ -1,0 +1,302 @@
+"""The supervisor of one worker process: what to do with a delivery, what to look after, how to stop."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from studio_celery.errors import RuntimeFailure, StoreError, UnknownExperiment
+from studio_celery.experiment import Experiment, NewerSchema, Status
+from studio_celery.gpus import Cards, Reservation
+from studio_celery.journal import (
+    Action,
+    Adopt,
+    Claim,
+    DeclareLost,
+    Defer,
+    End,
+    Kind,
+    NotAllowed,
+    Observation,
+    Return,
+    Rules,
+    State,
+    decide,
+    end_without_attempt,
+)
+from studio_celery.record import to_record
+from studio_celery.runtimes.contract import Handle, Runtime
+from studio_celery.settings import Settings
+from studio_celery.store import Journal, Store
+from studio_celery.supervisor.attempt import AttemptRun
+from studio_celery.supervisor.identity import Identity
+from studio_celery.supervisor.outcome import Deferred, Ended
+from studio_celery.supervisor.pulse import Pulse
+from studio_celery.supervisor.takeover import TakeOver
+
+logger = logging.getLogger(__name__)
+
+
+def rules_from(settings: Settings) -> Rules:
+    """The numbers of the protocol."""
+    return Rules(
+        patience_floor_seconds=settings.patience_floor_seconds,
+        patience_ceiling_seconds=settings.patience_ceiling_seconds,
+        patience_fraction=settings.patience_fraction,
+        release_limit=settings.release_limit,
+        release_window_seconds=settings.release_window_seconds,
+    )
+
+
+class Supervisor:
+    """Looks after experiments in one worker process; every method may be called from any thread."""
+
+    def __init__(self, store: Store, runtime: Runtime, settings: Settings, *, queues: tuple[str, ...] = ()) -> None:
+        self.store = store
+        self.runtime = runtime
+        self.settings = settings
+        self.identity = Identity(settings.home)
+        self.cards = Cards(settings.gpus, settings.home)
+        self.concurrency = settings.concurrency or max(1, len(self.cards.ids))
+        self.pulse = Pulse(store, self.identity, self._facts, settings.heartbeat_seconds)
+        self.queues = queues
+        #: Attempts that may still be begun here; None for any number.
+        self.allowance: int | None = None
+        #: Attempts that were looked after to their end.
+        self.looked_after = 0
+        self._idle_since = time.monotonic()
+        self._rules = rules_from(settings)
+        self._running: dict[str, AttemptRun] = {}
+        self._deferrals: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._detaching = threading.Event()
+        self._takeover = TakeOver(self)
+
+    # -- one delivery ----------------------------------------------------------------------------------------------
+
+    def handle(self, experiment_id: str) -> Ended | Deferred:
+        """Look after the experiment for this delivery; `UnknownExperiment` if the store has none of that id."""
+        try:
+            return self._handle(experiment_id)
+        except StoreError as exc:
+            logger.warning("Experiment %s is deferred: %s", experiment_id, exc)
+            return Deferred(self.settings.defer_seconds, str(exc))
+        except (NewerSchema, RuntimeFailure) as exc:
+            return self._defer(experiment_id, str(exc))
+
+    def _handle(self, experiment_id: str) -> Ended | Deferred:
+        journal = self.store.journal(experiment_id)
+        state = journal.refresh()
+        if state.experiment is None:
+            raise UnknownExperiment(f"The store {self.store.url} has no experiment {experiment_id}.")
+        if state.status is Status.SUBMITTING:
+            journal.decide(Kind.QUEUED, self.identity.id)
+        while True:
+            outcome = self._act(journal, decide(journal.refresh(), self._observe(journal.state), self._rules))
+            if outcome is not None:
+                return outcome
+
+    def _act(self, journal: Journal, action: Action) -> Ended | Deferred | None:
+        """Do what was decided; None to decide again."""
+        match action:
+            case Return():
+                self._forget(journal.experiment_id)
+                return Ended(to_record(journal.state))
+            case Defer(seconds):
+                return Deferred(min(seconds, 600.0), "another worker looks after it")
+            case Claim(number):
+                return self._claim(journal, number)
+            case Adopt(number):
+                self._adopt(journal, number)
+            case DeclareLost(number, reason):
+                _try(journal, Kind.LOST, self.identity.id, attempt=number, reason=reason)
+            case End(kind, reason):
+                _try(journal, kind, self.identity.id, reason=reason)
+        return None
+
+    def _observe(self, state: State) -> Observation:
+        now = self.pulse.beat()
+        live = state.live
+        age = max(0.0, now - state.submitted_stored_at)
+        if live is None:
+            return Observation(age_seconds=age)
+        assert state.experiment is not None
+        beat = self.store.heartbeat_modified(state.experiment.id, live.number) or live.claimed_stored_at
+        return Observation(
+            heartbeat_age_seconds=max(0.0, now - beat),
+            run_seconds=max(0.0, beat - live.claimed_stored_at),
+            age_seconds=age,
+            ours=state.experiment.id in self._running,
+            owner_gone=self.identity.is_gone(live.worker, live.host),
+            here=self._find(state.experiment.id, live.number) is not None,
+        )
+
+    # -- claiming --------------------------------------------------------------------------------------------------
+
+    def _claim(self, journal: Journal, number: int) -> Deferred | None:
+        experiment = journal.state.experiment
+        assert experiment is not None
+        refusal = self._refusal(experiment)
+        if refusal:
+            return self._defer(experiment.id, refusal)
+        if self.allowance == 0:
+            return self._defer(experiment.id, "this worker runs no more experiments")
+        if len(self._running) >= self.concurrency:
+            return self._defer(experiment.id, f"all {self.concurrency} places of this worker are taken")
+        cards = self.cards.reserve(experiment.resources.gpus, self._cards_in_use) if experiment.resources.gpus else None
+        if experiment.resources.gpus and cards is None:
+            return self._defer(experiment.id, f"needs {experiment.resources.gpus} cards, fewer are free now")
+        try:
+            data = {"attempt": number, "host": self.identity.host, "gpus": list(cards.ids) if cards else []}
+            if _try(journal, Kind.CLAIMED, self.identity.id, **data):
+                self._forget(experiment.id)
+                self.allowance = None if self.allowance is None else self.allowance - 1
+                self._look_after(journal, cards, None)
+        finally:
+            if cards:
+                cards.release()
+        return self._after_release(journal)
+
+    def _after_release(self, journal: Journal) -> Deferred | None:
+        """Leave an attempt that was released here to other workers for a while; None if it was not."""
+        state = journal.refresh()
+        last = state.attempts[-1] if state.attempts else None
+        if last is None or last.over != "released" or last.worker != self.identity.id or state.status.terminal:
+            return None
+        if end_without_attempt(state, Observation(), self._rules):
+            return None
+        return self._defer(journal.experiment_id, last.reason)
+
+    def _refusal(self, experiment: Experiment) -> str | None:
+        """Why this worker cannot run it now, in words for the person who waits."""
+        wanted, there = experiment.resources.gpus, len(self.cards.ids)
+        refusal = self.runtime.refuses(experiment.resources)
+        if refusal:
+            return refusal
+        if wanted > there:
+            return f"needs {wanted} cards, this worker has {there}"
+        try:
+            self.runtime.check()
+        except RuntimeFailure as exc:
+            return str(exc)
+        return None
+
+    def _cards_in_use(self) -> set[str]:
+        return {card for handle in self.runtime.find() for card in handle.cards}
+
+    def _defer(self, experiment_id: str, why: str) -> Deferred:
+        times = self._deferrals.get(experiment_id, 0)
+        self._deferrals[experiment_id] = times + 1
+        self.pulse.note(experiment_id, why)
+        self.pulse.beat()
+        delay = min(self.settings.defer_ceiling_seconds, self.settings.defer_seconds * 2**times)
+        logger.info("Experiment %s does not run here now: %s.", experiment_id, why)
+        return Deferred(delay * random.uniform(0.8, 1.2), why)
+
+    def _forget(self, experiment_id: str) -> None:
+        self._deferrals.pop(experiment_id, None)
+        self.pulse.note(experiment_id, None)
+
+    def _look_after(self, journal: Journal, cards: Reservation | None, handle: Handle | None) -> None:
+        run = AttemptRun(
+            store=self.store,
+            runtime=self.runtime,
+            settings=self.settings,
+            journal=journal,
+            worker_id=self.identity.id,
+            detaching=self._detaching,
+            cards=cards,
+        )
+        with self._lock:
+            self._running[journal.experiment_id] = run
+        try:
+            run.run(handle)
+            self.looked_after += 1
+        finally:
+            with self._lock:
+                del self._running[journal.experiment_id]
+            self._idle_since = time.monotonic()
+
+    # -- adopting --------------------------------------------------------------------------------------------------
+
+    def _find(self, experiment_id: str, attempt: int) -> Handle | None:
+        for handle in self.runtime.find():
+            if (handle.experiment_id, handle.attempt) == (experiment_id, attempt):
+                return handle
+        return None
+
+    def _adopt(self, journal: Journal, number: int) -> None:
+        handle = self._find(journal.experiment_id, number)
+        live = journal.state.live
+        if handle is None or live is None:
+            return
+        offset = self.store.log_reader(journal.experiment_id, live).stored(live)
+        data = {"attempt": number, "host": self.identity.host, "log_offset": offset}
+        if not _try(journal, Kind.ADOPTED, self.identity.id, **data):
+            return
+        if live.started_at is None:
+            _try(journal, Kind.STARTED, self.identity.id, epoch=journal.state.owner_epoch)
+        logger.info("Experiment %s: attempt %d is adopted at byte %d of its log.", handle.experiment_id, number, offset)
+        cards = self.cards.reserve_exactly(handle.cards) if handle.cards else None
+        try:
+            self._look_after(journal, cards, handle)
+        finally:
+            if cards:
+                cards.release()
+
+    def start(self) -> None:
+        """Begin the worker's heartbeat, adopt what a former worker of this host left running, stop what nobody owns."""
+        self.pulse.start()
+        self._takeover.start()
+
+    def adopt(self, journal: Journal) -> None:
+        """Take over the live attempt, which is on this host, and look after it to its end."""
+        if journal.state.live is not None:
+            self._adopt(journal, journal.state.live.number)
+
+    # -- stopping --------------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> list[str]:
+        """Ids of the experiments that this process looks after."""
+        return sorted(dict(self._running))
+
+    @property
+    def idle_seconds(self) -> float:
+        """Time since the last experiment here, 0 while one runs."""
+        return 0.0 if self._running else time.monotonic() - self._idle_since
+
+    def detach(self) -> list[str]:
+        """Leave everything running and give all back; the ids of what runs on. Safe in a signal handler."""
+        running = self.running
+        self._detaching.set()
+        return running
+
+    def close(self) -> None:
+        """Wait for what was adopted, unless detached, and free this worker's lock: the next worker adopts at once."""
+        self._takeover.wait()
+        self.pulse.stop()
+        self.identity.close()
+
+    def _facts(self) -> Mapping[str, Any]:
+        return {
+            "host": self.identity.host,
+            "queues": list(self.queues),
+            "cards": list(self.cards.ids),
+            "concurrency": self.concurrency,
+            "running": self.running,
+            "runtime": self.runtime.name,
+        }
+
+
+def _try(journal: Journal, kind: Kind, by: str, **data: Any) -> bool:
+    """Append once; False if somebody else decided first, which the caller finds out by deciding again."""
+    try:
+        return journal.append(kind, by, **data) is not None
+    except NotAllowed:
+        journal.refresh()
+        return False
