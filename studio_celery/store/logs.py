@@ -7,10 +7,16 @@ journal (`Attempt.log_epochs`), and what the former one wrote beyond that is nev
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
 from pathlib import Path
+from typing import BinaryIO
 
 from studio_celery.experiment import Attempt
 from studio_celery.store.objects import Objects
+
+logger = logging.getLogger(__name__)
 
 #: Size at which the first chunk is closed, bytes: small, so that little is written again while it grows.
 FIRST_CHUNK = 16 * 1024
@@ -47,9 +53,10 @@ class LogWriter:
     def copy(self, source: Path) -> int:
         """Store what `source` has beyond `offset`; the number of bytes. Nothing advances when the store fails."""
         copied = 0
-        if not source.exists():
+        file = _open(source)
+        if file is None:
             return 0
-        with source.open("rb") as file:
+        with file:
             while True:
                 file.seek(self.offset)
                 piece = file.read(chunk_limit(self._number) - len(self._current))
@@ -67,6 +74,19 @@ class LogWriter:
             self._current = bytearray()
         else:
             self._current += piece
+
+
+def _open(source: Path) -> BinaryIO | None:
+    """The file, unless there is none; a script that put a link in its place shows nothing of the worker's files."""
+    try:
+        return os.fdopen(os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        if exc.errno != errno.ELOOP:
+            raise
+        logger.warning("%s was replaced by a link: its output is not read.", source)
+        return None
 
 
 class LogReader:

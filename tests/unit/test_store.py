@@ -159,6 +159,12 @@ def test_a_log_needs_few_objects() -> None:
     assert chunks <= 64 + 2**30 // LAST_CHUNK
 
 
+def test_a_log_that_was_replaced_by_a_link_is_not_followed(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"the worker's own")
+    (tmp_path / "log").symlink_to(tmp_path / "secret")
+    assert store.log_writer("e", 1, 3, 0).copy(tmp_path / "log") == 0
+
+
 def test_blobs_are_stored_once(store: Store, tmp_path: Path) -> None:
     (tmp_path / "blob").write_bytes(b"content")
     assert store.put_blob("d" * 64, tmp_path / "blob")
