@@ -21,8 +21,9 @@ $(VENV)/ready: setup.cfg pyproject.toml
 demo: $(VENV)/ready
 	@$(BIN)/python scripts/demo.py
 
+# Most tests wait for other processes, so more of them run at a time than there are cores.
 test: $(VENV)/ready
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 4
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -92,7 +92,11 @@ class Submitter:
         requirements = read_requirements(request.requirements, root, script)
         with tempfile.TemporaryDirectory(prefix="studio-") as folder:
             archive = workspace.capture(
-                root, limit_bytes=self._settings.workspace_limit, destination=Path(folder), script=script
+                root,
+                script=script,
+                limit_bytes=self._settings.workspace_limit,
+                destination=Path(folder),
+                leave_out=(self._settings.home, Path(folder)),
             )
             experiment = self._experiment(request, script, requirements, archive)
             self._broker.check()

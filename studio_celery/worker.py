@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
+from celery.exceptions import Reject
 from celery.signals import celeryd_init, worker_process_init, worker_shutdown
 from celery.worker import state
 
@@ -66,6 +67,14 @@ def _cards() -> Any:
     return Cards(app.services.settings.gpus, app.services.settings.home)
 
 
+class Quiet(logging.Filter):
+    """Drops Celery's traceback of a message that goes back to the queue: the supervisor has told it in one line."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """False for what was raised only to give the message back."""
+        return not (record.exc_info and isinstance(record.exc_info[1], Reject))
+
+
 class Supervision(bootsteps.StartStopStep):
     """Starts the supervisor where tasks run: in this process, or in each child of a prefork pool."""
 
@@ -78,6 +87,7 @@ class Supervision(bootsteps.StartStopStep):
                 "Experiments run under -P prefork, but only -P threads (the default) adopts them after SIGTERM."
             )
             return
+        logging.getLogger("celery.app.trace").addFilter(Quiet())
         _begin(tuple(worker.app.amqp.queues.consume_from))
         _install_signals()
         _limit(app.services.supervisor)

@@ -194,7 +194,7 @@ class Supervisor:
         self.pulse.note(experiment_id, why)
         self.pulse.beat()
         delay = min(self.settings.defer_ceiling_seconds, self.settings.defer_seconds * 2**times)
-        logger.info("Experiment %s does not run here now: %s.", experiment_id, why)
+        logger.info("Experiment %s does not run here now: %s.", experiment_id, why.rstrip("."))
         return Deferred(delay * random.uniform(0.8, 1.2), why)
 
     def _forget(self, experiment_id: str) -> None:

@@ -48,13 +48,16 @@ class Archive:
     skipped: tuple[str, ...]
 
 
-def capture(root: Path, *, script: str, limit_bytes: int, destination: Path) -> Archive:
+def capture(
+    root: Path, *, script: str, limit_bytes: int, destination: Path, leave_out: tuple[Path, ...] = ()
+) -> Archive:
     """Pack the workspace into a file in the directory `destination`, which must exist.
 
-    `script` is the path that `locate` gave; it is packed even if an ignore file names it. Raises `WorkspaceError`, and
-    if the files together are over `limit_bytes` it does so before anything is read or written.
+    `script` is the path that `locate` gave; it is packed even if an ignore file names it. Directories in `leave_out`
+    are not looked into. Raises `WorkspaceError`, and if the files together are over `limit_bytes` it does so before
+    anything is read or written.
     """
-    inventory = scan(root, script=script)
+    inventory = scan(root, script=script, leave_out=leave_out)
     total = sum(entry.size for entry in inventory.files)
     if total > limit_bytes:
         raise WorkspaceError(_too_big(inventory, total, limit_bytes))

@@ -64,6 +64,8 @@ class _Directory:
 @dataclass
 class _Walk:
     root: Path
+    #: Directories that are left out whatever the ignore files say.
+    left_out: frozenset[Path] = frozenset()
     entries: dict[str, Entry] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     pending: list[_Directory] = field(default_factory=list)
@@ -100,6 +102,8 @@ class _Walk:
             self.entries[path] = made
 
     def _enter(self, path: str, parent: _Directory) -> None:
+        if self.root / path in self.left_out:
+            return
         if _stays(path, parent):
             if path.count("/") > MAX_DEPTH:
                 raise WorkspaceError(
@@ -127,9 +131,9 @@ class _Walk:
         return None
 
 
-def scan(root: Path, *, script: str) -> Inventory:
+def scan(root: Path, *, script: str, leave_out: tuple[Path, ...] = ()) -> Inventory:
     """List what belongs to the workspace; the script always does. Raises `WorkspaceError`."""
-    walk = _Walk(root.resolve())
+    walk = _Walk(root.resolve(), frozenset(path.resolve() for path in leave_out))
     walk.pending.append(_Directory("", Rules()))
     while walk.pending:
         walk.visit(walk.pending.pop())

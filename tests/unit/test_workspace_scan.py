@@ -206,3 +206,9 @@ def test_gitignore_means_what_it_means_to_git(
     listed = subprocess.run(command, check=True, env=environment, capture_output=True).stdout.decode().split("\0")
     ours = {entry.path for entry in scan(root, script="train.py").files}
     assert ours - {"train.py"} == set(filter(None, listed)) - {"train.py"}
+
+
+def test_a_directory_that_is_left_out_is_not_looked_into(tmp_path: Path) -> None:
+    tree(tmp_path, {"home/store/big": "x" * 10, "kept/home": ""})
+    found = scan(tmp_path, script="train.py", leave_out=(tmp_path / "home",))
+    assert [entry.path for entry in found.entries] == ["kept", "kept/home", "train.py"]
