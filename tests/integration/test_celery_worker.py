@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu import Connection
 from studio import wait_for
 
 import transports  # noqa: F401  registers the scheme
@@ -55,7 +56,7 @@ def add(x, y):
 @app.task(name="again", bind=True)
 def again(self):
     if self.request.retries < 2:
-        raise self.retry(countdown=0)
+        raise self.retry(countdown=1)
     return self.request.retries
 
 @app.task(name="parent")
@@ -253,6 +254,8 @@ def test_children_that_replace_killed_ones_publish(studio: Studio) -> None:
 def test_a_worker_whose_queue_is_deleted_goes_on(studio: Studio) -> None:
     with studio.worker("threads"):
         assert studio.run("add", 1, 1) == 2
-        with studio.app.connection_for_write() as connection:
+        # Options of its own make it another client, as one in another process would be.
+        options = {"rpc_timeout_seconds": 9}
+        with Connection(studio.environ["BROKER"], transport_options=options) as connection:
             connection.default_channel.queue_delete("celery")
         assert studio.run("add", 2, 2) == 4

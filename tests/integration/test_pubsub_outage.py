@@ -174,9 +174,9 @@ class TestRefusal:
         assert "pubsub.subscriptions.create" in said[1]
 
     def test_a_key_that_may_not_publish_is_told(self) -> None:
-        with serving(Refusing()) as url, Connection(url) as connection:
-            with pytest.raises(PermissionMissing, match=r"pubsub\.topics\.publish"):
-                connection.Producer().publish("x", routing_key="gpu")
+        said = r"pubsub\.topics\.publish"
+        with serving(Refusing()) as url, Connection(url) as connection, pytest.raises(PermissionMissing, match=said):
+            connection.Producer().publish("x", routing_key="gpu")
 
     def test_a_key_that_may_not_read_is_told_where_messages_are_consumed(self) -> None:
         with serving(Refusing()) as url, Connection(url) as connection:
@@ -185,9 +185,9 @@ class TestRefusal:
                 connection.drain_events(timeout=30)
 
     def test_a_revoked_key_is_told_on_connecting(self) -> None:
-        with serving(Refusing(code=grpc.StatusCode.UNAUTHENTICATED)) as url, Connection(url) as connection:
-            with pytest.raises(NotAuthenticated):
-                connection.connect()
+        handler = Refusing(code=grpc.StatusCode.UNAUTHENTICATED)
+        with serving(handler) as url, Connection(url) as connection, pytest.raises(NotAuthenticated):
+            connection.connect()
 
     def test_a_key_revoked_later_is_a_connection_error_where_messages_are_consumed(self) -> None:
         handler = Refusing()

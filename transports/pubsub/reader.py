@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds before a stream that failed is opened again; doubled each time.
 _FIRST_PAUSE_SECONDS = 0.1
+#: Seconds before a subscription that was deleted is created again.
+_RECREATE_PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -129,9 +131,11 @@ class Reader:
         self._pause = min(self._link.options.retry_ceiling_seconds, 2 * self._pause or _FIRST_PAUSE_SECONDS)
 
     def _recreated(self, exc: QueueNotFound) -> bool:
+        self._wait_before_trying_again(exc)
+        # Who deletes a queue deletes its topic next: let that happen first.
+        self._stopped.wait(_RECREATE_PAUSE_SECONDS)
         try:
-            if self._handlers.recreate():
-                self._wait_before_trying_again(exc)
+            if self._stopped.is_set() or self._handlers.recreate():
                 return True
         except TransportError as why:
             exc.__cause__ = why

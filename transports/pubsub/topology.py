@@ -24,6 +24,8 @@ from transports.pubsub.options import Options
 
 logger = logging.getLogger(__name__)
 
+#: How often a topic is created that somebody else keeps deleting.
+_ATTEMPTS = 3
 #: Types of exchanges that topics and subscriptions can express.
 EXCHANGE_TYPES = frozenset({"direct", "fanout"})
 
@@ -164,31 +166,36 @@ class Topology:
         self._queues.pop(queue.name, None)
 
     def _ensure(self, queue: Queue, route: Route) -> None:
-        subscription, topic = self._names.subscription(queue.name, route), self._names.topic(route)
+        subscription = self._names.subscription(queue.name, route)
         if subscription in self._ensured:
             return
-        topic_is_new = self._create_topic(topic)
+        for _ in range(_ATTEMPTS):
+            try:
+                self._create(subscription, self._names.topic(route), queue)
+            except QueueNotFound as exc:
+                # Somebody deleted the topic between our two calls.
+                gone = exc
+            else:
+                self._ensured.add(subscription)
+                return
+        raise gone
+
+    def _create(self, subscription: str, topic: str, queue: Queue) -> None:
+        """Create topic and subscription; what is not permitted is assumed to be there."""
+        try:
+            topic_is_new = self._client.create_topic(topic)
+        except PermissionMissing as exc:
+            self._warn_once("topic", exc)
+            topic_is_new = False
+        if topic_is_new:
+            self._created_topics.add(topic)
         try:
             is_new = self._create_subscription(subscription, topic, queue)
         except PermissionMissing as exc:
             self._warn_once("subscription", exc)
-        except QueueNotFound as exc:
-            self._warn_once(topic, exc)
             return
-        else:
-            if topic_is_new and not is_new:
-                self._reattach(subscription, topic, queue)
-        self._ensured.add(subscription)
-
-    def _create_topic(self, topic: str) -> bool:
-        try:
-            created = self._client.create_topic(topic)
-        except PermissionMissing as exc:
-            self._warn_once("topic", exc)
-            return False
-        if created:
-            self._created_topics.add(topic)
-        return created
+        if topic_is_new and not is_new:
+            self._reattach(subscription, topic, queue)
 
     def _create_subscription(self, subscription: str, topic: str, queue: Queue) -> bool:
         settings = self._settings(queue)

@@ -1,0 +1,98 @@
+"""What the tests of the transport share: a project on a server, and consumers that keep what they get; no tests."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import textwrap
+from contextlib import suppress
+from typing import Any
+
+from kombu import Connection, Consumer, Queue
+from kombu.message import Message
+from pubsub_client import PubSub
+
+import transports  # noqa: F401  registers the scheme
+from transports.pubsub.link import links
+
+#: All times at a twentieth.
+FAST = {"lease_floor_seconds": 2.25, "lease_ceiling_seconds": 30.0, "ack_deadline_seconds": 10}
+#: Seconds for what must come. The emulator goes on delivering to a process that was killed, 10 s at a time.
+LIMIT = 60.0
+#: Seconds without a message after which none is on its way.
+SILENCE = 1.0
+
+
+class Taker:
+    """Consumes queues on a channel of its own, and keeps what it is given."""
+
+    def __init__(self, connection: Connection, *queues: Queue, prefetch: int = 0, no_ack: bool = False) -> None:
+        self.connection = connection
+        self.channel = connection.channel()
+        self.messages: list[Message] = []
+        self.channel.basic_qos(0, prefetch, False)
+        self.consumer = Consumer(self.channel, list(queues), on_message=self.messages.append, no_ack=no_ack)
+        self.consumer.consume()
+
+    def take(self, count: int = 1, seconds: float = LIMIT) -> list[Message]:
+        """Wait until so many more have come, and return them."""
+        before = len(self.messages)
+        while len(self.messages) < before + count:
+            self.connection.drain_events(timeout=seconds)
+        return self.messages[before:]
+
+    def bodies(self, count: int) -> list[Any]:
+        """Take so many, acknowledge them, and return what they say."""
+        found = []
+        for _ in range(count):
+            (message,) = self.take()
+            message.ack()
+            found.append(message.payload)
+        return found
+
+    def gets_nothing(self, seconds: float = SILENCE) -> bool:
+        before = len(self.messages)
+        with suppress(socket.timeout):
+            self.connection.drain_events(timeout=seconds)
+        return len(self.messages) == before
+
+
+class Broker:
+    """A project of its own on one server, and connections to it that are closed at the end."""
+
+    def __init__(self, pubsub: PubSub) -> None:
+        self.pubsub = pubsub
+        self.url = f"pubsub://{pubsub.address}/{pubsub.project.removeprefix('projects/')}"
+        self._connections: list[Connection] = []
+
+    def connect(self, query: str = "", **options: Any) -> Connection:
+        connection = Connection(self.url + query, transport_options={**FAST, **options})
+        self._connections.append(connection)
+        connection.connect()
+        return connection
+
+    def taker(self, *queues: Queue, **how: Any) -> Taker:
+        return Taker(self.connect(), *queues, **how)
+
+    def publish(self, *bodies: Any, queue: str = "gpu") -> None:
+        with Connection(self.url, transport_options=FAST) as connection:
+            for body in bodies:
+                connection.Producer().publish(body, routing_key=queue, declare=[Queue(queue)])
+
+    def run(self, code: str) -> subprocess.Popen[str]:
+        """Start a Python process that knows the URL."""
+        head = f"import os, sys, time, transports; from kombu import *; URL = {self.url!r}; FAST = {FAST!r}\n"
+        command = [sys.executable, "-c", head + textwrap.dedent(code)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Broker:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for connection in self._connections:
+            connection.release()
+        links.close()
+
+
+GPU = Queue("gpu")
