@@ -16,6 +16,7 @@ from studio_celery.errors import ExperimentFailed
 from studio_celery.experiment import Status
 from studio_celery.record import to_record
 from studio_celery.store import Store
+from studio_celery.submission import EXPERIMENT_TASK
 
 #: Celery's word for each of ours.
 STATES = {
@@ -28,9 +29,6 @@ STATES = {
     Status.EXPIRED: states.FAILURE,
     Status.STOPPED: states.REVOKED,
 }
-
-#: The task whose results are never stored, because the journal has them.
-EXPERIMENT_TASK = "studio.run_experiment"
 
 
 class StoreBackend(KeyValueStoreBackend):

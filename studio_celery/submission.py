@@ -11,6 +11,9 @@ from typing import Any
 
 from studio_celery.experiment import Capture, Resources
 
+#: Name of the task whose messages are experiments.
+EXPERIMENT_TASK = "studio.run_experiment"
+
 #: Options of `apply_async` that go to Celery and not to the experiment.
 CELERY_OPTIONS = frozenset(
     {"countdown", "eta", "priority", "link", "link_error", "headers", "retry", "retry_policy", "shadow", "connection"}

@@ -22,8 +22,7 @@ from studio_celery.experiment import Experiment, utc_now
 from studio_celery.journal import Kind
 from studio_celery.settings import Settings
 from studio_celery.store import Store
-from studio_celery.submission import Request
-from studio_celery.tasks import run_experiment
+from studio_celery.submission import EXPERIMENT_TASK, Request
 from studio_celery.workspace import Archive
 from studio_celery.world import World
 from transports.errors import TransportError
@@ -59,7 +58,7 @@ class Broker:
     def publish(self, message: Mapping[str, str], **options: Any) -> None:
         """Put an experiment's message on its queue; returns when the broker has confirmed it."""
         try:
-            run_experiment.publish(message, **options)
+            self._app.send_task(EXPERIMENT_TASK, kwargs=dict(message), task_id=message["id"], **options)
         except self._errors() as exc:
             raise self._error(exc) from exc
 

@@ -12,7 +12,7 @@ from studio_celery.celery import app
 from studio_celery.errors import ExperimentFailed, UnknownExperiment
 from studio_celery.experiment import new_id
 from studio_celery.store import Store
-from studio_celery.submission import lifetime_of, make_request, split_options
+from studio_celery.submission import EXPERIMENT_TASK, lifetime_of, make_request, split_options
 from transports.defer import defer
 
 #: What a message carries; everything else is in the store.
@@ -60,12 +60,8 @@ class ExperimentTask(Task):
         services.client.submit(request, **more)
         return self.AsyncResult(request.id)
 
-    def publish(self, message: Mapping[str, str], **options: Any) -> Any:
-        """Put an experiment's message on its queue; returns when the broker has confirmed it."""
-        return super().apply_async((), dict(message), task_id=message["id"], **options)
 
-
-@app.task(base=ExperimentTask, bind=True, name="studio.run_experiment", max_retries=None)
+@app.task(base=ExperimentTask, bind=True, name=EXPERIMENT_TASK, max_retries=None)
 def run_experiment(self: Any, id: str, store: str, digest: str) -> dict[str, Any]:
     """Look after one experiment until it has ended; its record. A failed one raises `ExperimentFailed`."""
     from studio_celery.supervisor import Deferred, Detached
