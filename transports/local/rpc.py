@@ -32,8 +32,8 @@ from transports.local.wire import Message
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that requests under way get to end when the broker stops.
-STOP_SECONDS = 0.5
+#: Seconds that requests under way get to end when the broker stops; they all end at once unless the machine is busy.
+STOP_SECONDS = 3.0
 #: Seconds before a caller's deadline at which a pull that found nothing answers, so that the answer arrives in time.
 ANSWER_SECONDS = 0.2
 #: Most bytes of a request: above Google's limit, so that it is we who refuse, with Google's status code.
