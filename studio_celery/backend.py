@@ -16,6 +16,7 @@ from studio_celery.errors import ExperimentFailed
 from studio_celery.experiment import Status
 from studio_celery.record import to_record
 from studio_celery.store import Store
+from studio_celery.store.keys import encode_name
 from studio_celery.submission import EXPERIMENT_TASK
 
 #: Celery's word for each of ours.
@@ -60,7 +61,8 @@ class StoreBackend(KeyValueStoreBackend):
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         meta: dict[str, Any] = super()._get_task_meta_for(task_id)
-        return self._experiment_meta(task_id) or meta if meta["status"] == states.PENDING else meta
+        unsure = meta["status"] in (states.PENDING, states.REVOKED)
+        return (self._experiment_meta(task_id) if unsure else None) or meta
 
     def _experiment_meta(self, task_id: str) -> dict[str, Any] | None:
         state = self.store.journal(task_id).refresh()
@@ -87,4 +89,4 @@ class StoreBackend(KeyValueStoreBackend):
 
 
 def _path(key: Any) -> str:
-    return f"celery/{key.decode() if isinstance(key, bytes) else key}"
+    return encode_name(f"celery/{key.decode() if isinstance(key, bytes) else key}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from celery import Celery
 from celery.loaders.base import BaseLoader
@@ -26,6 +27,8 @@ ENFORCED: Mapping[str, Any] = {
     "task_serializer": "json",
     "result_serializer": "json",
     "task_create_missing_queues": True,
+    "task_time_limit": None,
+    "task_soft_time_limit": None,
 }
 
 DEFAULTS: Mapping[str, Any] = {
@@ -48,9 +51,13 @@ class StudioLoader(BaseLoader):
         module = settings_module.config_module(os.environ)
         own = {name: value for name, value in module.items() if not name.startswith(("_", "studio_"))}
         plain = {name: value for name, value in own.items() if name.islower() and not callable(value)}
+        for url in ("broker_read_url", "broker_write_url"):
+            plain.pop(url, None)
+        broker_url = resolve(settings).broker_url
         options = {
             "lease_floor_seconds": settings.lease_floor_seconds,
             "connect_timeout_seconds": settings.connect_seconds,
+            **({"confirm_publish": True} if urlsplit(broker_url).scheme.endswith(("amqp", "amqps")) else {}),
             **plain.pop("broker_transport_options", {}),
         }
         return {
@@ -58,7 +65,8 @@ class StudioLoader(BaseLoader):
             "task_default_queue": settings.queue,
             **plain,
             **ENFORCED,
-            "broker_url": resolve(settings).broker_url,
+            "accept_content": sorted({"json", *plain.get("accept_content", ())}),
+            "broker_url": broker_url,
             "broker_transport_options": options,
         }
 
@@ -74,6 +82,14 @@ class StudioCelery(Celery):
         if self._services is None or self._services.pid != os.getpid():
             self._services = Services(self)
         return self._services
+
+    def connection_for_read(self, url: str | None = None, **kwargs: Any) -> Any:
+        """A connection to the broker that `world` found, whatever Celery's own environment variables say."""
+        return super().connection_for_read(url or self.services.world.broker_url, **kwargs)
+
+    def connection_for_write(self, url: str | None = None, **kwargs: Any) -> Any:
+        """The same for publishing."""
+        return super().connection_for_write(url or self.services.world.broker_url, **kwargs)
 
 
 app = StudioCelery("studio", loader=StudioLoader, set_as_current=True)

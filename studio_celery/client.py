@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import logging
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,7 +63,7 @@ class Client:
 
     @property
     def _me(self) -> str:
-        return self._settings.owner or getpass.getuser()
+        return self._settings.owner or _login_name()
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -110,7 +111,7 @@ class Client:
 
     def events(self, reference: str) -> Sequence[dict[str, Any]]:
         """The journal's entries, in order, as they are stored."""
-        return [entry.to_dict() for entry in self._open(reference).entries]
+        return [_without_values(entry.to_dict()) for entry in self._open(reference).entries]
 
     def _look(self, journal: Journal) -> State:
         """Read a journal, and record the end that is due if nobody looks after the experiment."""
@@ -122,7 +123,7 @@ class Client:
         age = self.store.now() - state.submitted_stored_at
         if state.status is Status.SUBMITTING and age > self._settings.submission_limit_seconds:
             journal.decide(Kind.FAILED, self._me, reason="submission did not complete")
-        elif end := end_without_attempt(state, Observation(age_seconds=age), Rules()):
+        elif end := end_without_attempt(state, Observation(age_seconds=age), Rules.from_settings(self._settings)):
             journal.decide(end.kind, self._me, reason=end.reason)
         return journal.state
 
@@ -173,9 +174,12 @@ class Client:
         while True:
             part = self.log(experiment_id, offset)
             if part.attempt != attempt:
-                attempt, offset, fresh = part.attempt, 0, attempt == 0
-                if not fresh:
-                    yield f"\n--- attempt {attempt} ---\n".encode()
+                while attempt and (rest := self.log(experiment_id, offset, attempt)).data:
+                    offset = rest.offset
+                    yield rest.data
+                if attempt:
+                    yield f"\n--- attempt {part.attempt} ---\n".encode()
+                attempt, offset = part.attempt, 0
                 part = self.log(experiment_id, 0)
             if part.data:
                 offset = part.offset
@@ -210,3 +214,19 @@ class Client:
             requester = journal.state.stop_requested_by or who
             journal.decide(Kind.STOPPED, who, reason=f"stopped by {requester}")
         return self._record(journal.state, {})
+
+
+def _login_name() -> str:
+    """Who is at work here; a user without a name, as in many containers, is a number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+def _without_values(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry as others may see it: the values of the script's variables may be secrets."""
+    experiment = entry.get("experiment")
+    if not experiment:
+        return entry
+    return {**entry, "experiment": {**experiment, "environment": dict.fromkeys(experiment["environment"], "…")}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -20,6 +21,9 @@ from studio_celery.errors import BrokerError, StudioError
 from studio_celery.settings import Settings
 from studio_celery.world import LOCAL_PROJECT, World, only_up
 
+#: prctl(2): the signal that a child gets when its parent ends.
+PR_SET_PDEATHSIG = 1
+
 #: Time that broker and web page may take to be ready, seconds.
 READY_SECONDS = 30.0
 
@@ -30,6 +34,7 @@ def run_broker(host: str | None, port: int | None, data: Path | None) -> None:
     from transports.local.errors import BrokerError as LocalBrokerError
 
     settings = settings_module.load({"broker_host": host, "broker_port": port})
+    settings_module.make_home(settings.home)
     try:
         serve(
             data or settings.home / "broker",
@@ -53,8 +58,18 @@ def run_ui(host: str | None, port: int | None) -> None:
 def run_up(queues: tuple[str, ...]) -> int:
     """Broker, worker and page as children of this process; the exit code."""
     settings = settings_module.load()
+    settings_module.make_home(settings.home)
     with only_up(settings.home) as announce:
         return _Up(settings, queues or (settings.queue,), announce).run()
+
+
+class _Stopped(Exception):
+    """Somebody asked for the end before everything had started."""
+
+
+def _end_with_parent() -> None:
+    """In the child: be told to stop when the parent dies, however it dies, so that nothing is left behind."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class _Up:
@@ -64,11 +79,11 @@ class _Up:
         self._settings = settings
         self._announce = announce
         self._queues = queues
-        self._children: list[tuple[str, subprocess.Popen[str]]] = []
+        self._children: list[tuple[str, subprocess.Popen[bytes]]] = []
         self._stopping = threading.Event()
 
     def run(self) -> int:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._stop)
         try:
             address = self._wait_ready(self._start("broker", ["studio", "broker"]))
@@ -83,6 +98,8 @@ class _Up:
                 err=True,
             )
             return self._watch()
+        except _Stopped:
+            return 0
         finally:
             self._end()
 
@@ -93,21 +110,31 @@ class _Up:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping.set()
 
-    def _start(self, name: str, argv: list[str], ready: bool = True) -> subprocess.Popen[str]:
+    def _start(self, name: str, argv: list[str], ready: bool = True) -> subprocess.Popen[bytes]:
         command = [str(Path(sys.executable).with_name(argv[0])), *argv[1:]]
         # A session of its own: Ctrl-C in the terminal reaches this process only, which stops them in order.
         child = subprocess.Popen(
-            command, stdout=subprocess.PIPE if ready else None, text=True, start_new_session=True, env=os.environ
+            command,
+            stdout=subprocess.PIPE if ready else None,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
         self._children.append((name, child))
         return child
 
-    def _wait_ready(self, child: subprocess.Popen[str]) -> str:
+    def _wait_ready(self, child: subprocess.Popen[bytes]) -> str:
         assert child.stdout is not None
-        line = child.stdout.readline().strip()
-        if not line.startswith("ready "):
-            raise StudioError("A part of the studio did not start; its message stands above.")
-        return line.removeprefix("ready ")
+        os.set_blocking(child.stdout.fileno(), False)
+        line, deadline = b"", time.monotonic() + READY_SECONDS
+        while not line.endswith(b"\n") and time.monotonic() < deadline and not self._stopping.wait(0.05):
+            line += child.stdout.read() or b""
+            if child.poll() is not None:
+                break
+        if self._stopping.is_set():
+            raise _Stopped
+        if not line.startswith(b"ready "):
+            raise StudioError("A part of the studio did not start: its message stands above.")
+        return line.decode().split()[1]
 
     def _watch(self) -> int:
         while not self._stopping.wait(0.2):

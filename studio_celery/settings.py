@@ -33,8 +33,18 @@ def _seconds(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else parse_duration(str(value))
 
 
-def _whole(value: Any) -> int:
-    return int(value)
+def _whole(least: int, most: int = 2**31) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        number = int(value)
+        if not least <= number <= most:
+            raise ValueError(f"write a whole number from {least} to {most}")
+        return number
+
+    return parse
+
+
+def _store(value: Any) -> str:
+    return str(value) if "://" in str(value) else str(_path(value))
 
 
 def _boolean(value: Any) -> bool:
@@ -45,7 +55,10 @@ def _boolean(value: Any) -> bool:
 
 
 def _path(value: Any) -> Path:
-    return Path(str(value)).expanduser().absolute()
+    try:
+        return Path(str(value)).expanduser().absolute()
+    except RuntimeError as exc:
+        raise SettingsError("There is no home directory for this user: set STUDIO_HOME.") from exc
 
 
 def _one_of(*choices: str) -> Callable[[Any], str]:
@@ -67,21 +80,21 @@ class Settings:
 
     home: Path = _option(_path, Path("~/.studio"), "directory for the local store, caches and what runs here")
     broker_url: str | None = _option(_text, None, "any Celery broker URL; pubsub://PROJECT for Google Pub/Sub")
-    store: str | None = _option(_text, None, "where experiments are recorded: a directory, gs://… or s3://…")
+    store: str | None = _option(_store, None, "where experiments are recorded: a directory, gs://… or s3://…")
     store_is_shared: bool = _option(_boolean, False, "the store directory is mounted on every machine")
     runtime: str = _option(_one_of("docker", "process"), "docker", "how this worker runs experiments")
     image: str | None = _option(_text, None, "image for experiments that name none; default python:<minor>-slim")
     uid: str | None = _option(_text, None, "user id (or uid:gid) that scripts run as in containers")
     gpus: str | None = _option(_text, None, "ids of the cards this worker may use, 'none', or nothing for all")
-    concurrency: int | None = _option(_whole, None, "experiments at a time; default: number of cards, else 1")
+    concurrency: int | None = _option(_whole(1), None, "experiments at a time; default: number of cards, else 1")
     owner: str | None = _option(_text, None, "who submits; default: the login name")
     project: str | None = _option(_text, None, "project that experiments belong to")
     queue: str = _option(_text, "default", "queue that `studio up` works on and that run_experiment uses")
     workspace_limit: int = _option(_size, 500 * 2**20, "size above which a workspace is refused")
     broker_host: str = _option(_text, "127.0.0.1", "address of the local broker")
-    broker_port: int = _option(_whole, 8085, "port of the local broker")
+    broker_port: int = _option(_whole(0, 65535), 8085, "port of the local broker")
     ui_host: str = _option(_text, "127.0.0.1", "address of the web page")
-    ui_port: int = _option(_whole, 8640, "port of the web page")
+    ui_port: int = _option(_whole(0, 65535), 8640, "port of the web page")
     heartbeat_seconds: float = _option(_seconds, 10.0, "time between two heartbeats of an attempt")
     patience_floor_seconds: float = _option(_seconds, 60.0, "an attempt this long without a heartbeat is dead")
     patience_ceiling_seconds: float = _option(_seconds, 600.0, "the same for an attempt that has run for long")
@@ -92,17 +105,21 @@ class Settings:
     stop_grace_seconds: float = _option(_seconds, 30.0, "time between SIGTERM and SIGKILL")
     log_seconds: float = _option(_seconds, 0.5, "time between two looks at a script's output")
     poll_seconds: float = _option(_seconds, 0.2, "time between two looks at whether a script has ended")
-    release_limit: int = _option(_whole, 10, "releases before the script started, after which an experiment fails")
+    release_limit: int = _option(_whole(1), 10, "releases before the script started, after which an experiment fails")
     release_window_seconds: float = _option(_seconds, 3600.0, "time over which few workers must have released it")
     submission_limit_seconds: float = _option(_seconds, 3600.0, "a submission without a message is failed after this")
     pull_limit_seconds: float = _option(_seconds, 1200.0, "time that an image may take to be pulled")
     connect_seconds: float = _option(_seconds, 10.0, "time that a broker may take to answer")
-    detach_seconds: float = _option(_seconds, 5.0, "time in which a stopping worker gives everything back")
 
 
 def option_help(name: str) -> str:
     """The sentence that explains a setting."""
     return next(str(f.metadata["help"]) for f in dataclasses.fields(Settings) if f.name == name)
+
+
+def make_home(home: Path) -> None:
+    """Make STUDIO_HOME if it is missing, for its owner's eyes only: it holds workspaces, logs, and what they reveal."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -125,6 +142,8 @@ def _find(
         return f"--{name.replace('_', '-')}", flags[name]
     if environ.get(variable):
         return variable, environ[variable]
+    if name == "broker_url" and module.get("broker_url") and not module.get("studio_broker_url"):
+        return f"broker_url in {module.get('__file__', 'STUDIO_CONFIG')}", module["broker_url"]
     if module.get(f"studio_{name}") is not None:
         return f"studio_{name} in {module.get('__file__', 'STUDIO_CONFIG')}", module[f"studio_{name}"]
     return None

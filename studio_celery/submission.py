@@ -18,6 +18,7 @@ EXPERIMENT_TASK = "studio.run_experiment"
 CELERY_OPTIONS = frozenset(
     {"countdown", "eta", "priority", "link", "link_error", "headers", "retry", "retry_policy", "shadow", "connection"}
     | {"producer", "publisher", "add_to_parent", "root_id", "parent_id", "group_index", "chord", "compression"}
+    | {"chain", "task_type", "route_name", "replaced_task_nesting"}
     | {"group_id", "reply_to", "stamped_headers", "exchange", "routing_key", "ignore_result", "expires"}
 )
 

@@ -67,8 +67,13 @@ class Broker:
         try:
             connection = self._app.connection_for_write()
             return (OperationalError, TransportError, *connection.connection_errors, *connection.channel_errors)
-        except (ImportError, KeyError, ValueError) as exc:
-            raise self._error(exc) from exc
+        except (AttributeError, ImportError, KeyError, ValueError) as exc:
+            # Without its client library kombu's redis transport stumbles over a missing attribute.
+            scheme = self._url.partition(":")[0]
+            raise BrokerError(
+                f"The broker {maybe_sanitize_url(self._url)} cannot be used ({exc}): "
+                f"install what Celery needs for {scheme}, as in pip install 'celery[{scheme}]', or check the URL."
+            ) from exc
 
     def _error(self, exc: BaseException) -> BrokerError:
         hint = "Start it with `studio up` or `studio broker`, or set STUDIO_BROKER_URL."

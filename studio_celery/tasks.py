@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from celery import Task
 from celery.exceptions import Reject
+from celery.worker.state import revoked as revoked_tasks
 
 from studio_celery.celery import app
-from studio_celery.errors import ExperimentFailed, UnknownExperiment
+from studio_celery.errors import ExperimentFailed, UnknownExperiment, UsageError
 from studio_celery.experiment import new_id
 from studio_celery.store import Store
 from studio_celery.submission import EXPERIMENT_TASK, lifetime_of, make_request, split_options
-from transports.defer import defer
+from transports.defer import DeferrableRequest, defer
+
+logger = logging.getLogger(__name__)
 
 #: What a message carries; everything else is in the store.
 MESSAGE_FIELDS = frozenset({"id", "store", "digest"})
 
 
+class ExperimentRequest(DeferrableRequest):
+    """A delivery that Celery cannot throw away: revoking it is stopping the experiment, and the journal says so."""
+
+    def revoked(self) -> bool:
+        """Never: what was revoked is stopped, and then handled like any other that has ended."""
+        if self.id in revoked_tasks:
+            self._stop()
+        return False
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """Stop the experiment; its owner sees it at the next heartbeat."""
+        self._stop()
+
+    def _stop(self) -> None:
+        try:
+            self.task.app.services.client.stop(self.id, by="revoke")
+        except UsageError as exc:
+            logger.info("Revoked: %s", exc)
+
+
 class ExperimentTask(Task):
     """A task whose message outlives workers. What is fixed here holds whatever a `celeryconfig.py` says."""
 
-    Request = "transports.defer:DeferrableRequest"
+    Request = "studio_celery.tasks:ExperimentRequest"
+    #: Nothing is taken from the configuration: these defaults are part of the protocol.
+    from_config = ()
     acks_late = True
     acks_on_failure_or_timeout = True
     reject_on_worker_lost = True
@@ -34,6 +60,10 @@ class ExperimentTask(Task):
     rate_limit = None
     serializer = "json"
     throws = (ExperimentFailed,)
+
+    @classmethod
+    def annotate(cls) -> None:
+        """Take no annotations from the configuration."""
 
     def apply_async(
         self,
@@ -68,7 +98,7 @@ def run_experiment(self: Any, id: str, store: str, digest: str) -> dict[str, Any
 
     services = self.app.services
     try:
-        outcome = services.supervisor.handle(id)
+        outcome = services.supervisor.handle(id, store)
     except Detached:
         raise Reject("the worker is stopping; the experiment runs on", requeue=True) from None
     except UnknownExperiment as exc:
@@ -81,8 +111,11 @@ def run_experiment(self: Any, id: str, store: str, digest: str) -> dict[str, Any
 
 def _script_and_args(args: Sequence[Any]) -> tuple[str, tuple[str, ...]]:
     """`("train.py", ["--lr", "0.1"])` as it was called."""
-    if not 1 <= len(args) <= 2:
-        raise TypeError(f"run_experiment() takes a script and a list of arguments, {len(args)} values were given")
+    if args and isinstance(args[0], Mapping):
+        args = args[1:]  # in a chain the record of the one before comes first
+    wrong_list = len(args) == 2 and isinstance(args[1], str | bytes)
+    if not 1 <= len(args) <= 2 or wrong_list:
+        raise TypeError(f"run_experiment() takes a script and a list of arguments, not {tuple(args)!r}")
     return str(args[0]), tuple(map(str, args[1])) if len(args) == 2 else ()
 
 

@@ -1,7 +1,7 @@
 """What makes a Celery worker a studio worker, whichever command starts it.
 
 A bootstep starts the supervisor before anything is consumed, so that what a former worker left running is adopted
-even with no broker in reach. Signals, under `celery worker` too:
+whether or not the broker is in reach by then. Signals, under `celery worker` too:
 
 - SIGTERM: takes nothing more, finishes what runs.
 - a second SIGTERM, SIGINT (Ctrl-C), SIGQUIT: leaves experiments running, gives their messages back, exits 0.
@@ -88,6 +88,7 @@ class Supervision(bootsteps.StartStopStep):
             )
             return
         logging.getLogger("celery.app.trace").addFilter(Quiet())
+        app.services.supervisor.concurrency = worker.concurrency
         _begin(tuple(worker.app.amqp.queues.consume_from))
         _install_signals()
         _limit(app.services.supervisor)

@@ -31,6 +31,12 @@ def sentences(command: Callable[..., Any]) -> Callable[..., Any]:
             # The reader has gone: nothing more to say, and nobody to say it to.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(1) from None
+        except OSError as exc:
+            if os.environ.get(DEBUG):
+                raise
+            place = f" ({exc.filename})" if exc.filename else ""
+            click.echo(f"Error: {exc.strerror or exc}{place}: check the disk, and your permissions.", err=True)
+            raise SystemExit(1) from exc
         except StudioError as exc:
             if os.environ.get(DEBUG):
                 raise

@@ -10,6 +10,7 @@ import click
 from studio_celery.cli.edge import debug_option, print_json, sentences, setting_options
 from studio_celery.cli.follow import follow_to_end
 from studio_celery.cli.tables import table
+from studio_celery.errors import UsageError
 from studio_celery.experiment import Status
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -82,13 +83,21 @@ def logs(reference: str, follow: bool, attempt: int | None) -> None:
 @sentences
 def stop(references: tuple[str, ...], as_json: bool) -> None:
     """Stop experiments, waiting or running."""
-    client = _client()
-    records = [client.stop(reference) for reference in references]
+    client, records, code = _client(), [], 0
+    for reference in references:
+        try:
+            record = client.stop(reference)
+        except UsageError as exc:
+            click.echo(f"Error: {exc}", err=True)
+            code = 2
+            continue
+        records.append(record)
+        if not as_json:
+            what = record["reason"] if record["status"] == "stopped" else "stop requested; its worker ends it"
+            click.echo(f"{record['id']} {what}")
     if as_json:
         print_json(records)
-    for record in records if not as_json else []:
-        what = record["reason"] if record["status"] == "stopped" else "stop requested; its worker ends it"
-        click.echo(f"{record['id']} {what}")
+    raise SystemExit(code)
 
 
 @studio.command()
@@ -142,7 +151,7 @@ def workers(as_json: bool) -> None:
 
 @studio.command()
 @click.option("--host", help="Address to listen on. [env STUDIO_BROKER_HOST]")
-@click.option("--port", type=int, help="Port; 0 for a free one. [env STUDIO_BROKER_PORT]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 for a free one. [env STUDIO_BROKER_PORT]")
 @click.option("--data", type=click.Path(path_type=Path), help="Directory of its database. Default: STUDIO_HOME/broker.")
 @sentences
 def broker(host: str | None, port: int | None, data: Path | None) -> None:
@@ -154,7 +163,7 @@ def broker(host: str | None, port: int | None, data: Path | None) -> None:
 
 @studio.command()
 @click.option("--host", help="Address to listen on. [env STUDIO_UI_HOST]")
-@click.option("--port", type=int, help="Port; 0 for a free one. [env STUDIO_UI_PORT]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 for a free one. [env STUDIO_UI_PORT]")
 @_WORLD
 @sentences
 def ui(host: str | None, port: int | None) -> None:

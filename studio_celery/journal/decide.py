@@ -6,11 +6,15 @@ What a worker sees outside the journal comes in as data, in `Observation`, and n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from studio_celery.experiment import Attempt
 from studio_celery.journal.entries import Kind
 from studio_celery.journal.fold import State
 from studio_celery.units import format_duration
+
+if TYPE_CHECKING:
+    from studio_celery.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +27,17 @@ class Rules:
     release_limit: int = 10
     release_workers: int = 3
     release_window_seconds: float = 3600.0
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Rules:
+        """The numbers as they are set."""
+        return cls(
+            patience_floor_seconds=settings.patience_floor_seconds,
+            patience_ceiling_seconds=settings.patience_ceiling_seconds,
+            patience_fraction=settings.patience_fraction,
+            release_limit=settings.release_limit,
+            release_window_seconds=settings.release_window_seconds,
+        )
 
     def patience(self, run_seconds: float) -> float:
         """How long the owner of an attempt may be silent: the more would be lost, the longer."""

@@ -13,6 +13,7 @@ from typing import Any
 from studio_celery.experiment import Attempt, Experiment
 from studio_celery.journal import Kind
 from studio_celery.store.journals import Journal
+from studio_celery.store.keys import decode_name, encode_name
 from studio_celery.store.logs import LogReader, LogWriter
 from studio_celery.store.objects import Item, Objects
 
@@ -95,7 +96,8 @@ class Store:
 
     def reject(self, queue: str, message_id: str, facts: Mapping[str, Any]) -> None:
         """Keep what a queue held and nobody could use, with the reason."""
-        self.objects.put(f"rejected/{queue}/{message_id}.json", json.dumps(facts, default=repr).encode())
+        key = encode_name(f"rejected/{queue}/{message_id}.json")
+        self.objects.put(key, json.dumps(facts, default=repr).encode())
 
     def log_writer(self, experiment_id: str, attempt: int, epoch: int, offset: int) -> LogWriter:
         """Writes the attempt's output under `epoch`, from byte `offset` on."""
@@ -119,17 +121,17 @@ class Store:
 
     def put_artifact(self, experiment_id: str, attempt: int, tag: str, path: str, source: Path) -> None:
         """Store one file of an artifact."""
-        self.objects.put(f"{_artifact_prefix(experiment_id, attempt)}/{tag}/{path}", source)
+        self.objects.put(f"{_artifact_prefix(experiment_id, attempt)}/{encode_name(f'{tag}/{path}')}", source)
 
     def artifact_files(self, experiment_id: str, attempt: int) -> list[Item]:
         """All files of an attempt's artifacts; keys relative, `<tag>/<path>`."""
         prefix = _artifact_prefix(experiment_id, attempt)
         items = self.objects.listing(prefix)
-        return [Item(item.key.removeprefix(f"{prefix}/"), item.size, item.modified) for item in items]
+        return [Item(decode_name(item.key.removeprefix(f"{prefix}/")), item.size, item.modified) for item in items]
 
     def artifact_stream(self, experiment_id: str, attempt: int, key: str) -> Iterator[bytes]:
         """One file of an artifact in pieces; `KeyError` if there is none."""
-        return self.objects.stream(f"{_artifact_prefix(experiment_id, attempt)}/{key}")
+        return self.objects.stream(f"{_artifact_prefix(experiment_id, attempt)}/{encode_name(key)}")
 
 
 def _heartbeat_key(experiment_id: str, attempt: int) -> str:

@@ -47,7 +47,8 @@ class Objects:
     def _open(self) -> Any:
         try:
             if self.root is not None:
-                self.root.mkdir(parents=True, exist_ok=True)
+                # What is recorded can hold secrets of its owner; a shared directory is made by whoever shares it.
+                self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
                 return LocalStore(prefix=self.root)
             return from_url(self.url, retry_config=_RETRIES, client_options=_CLIENT)
         except OSError as exc:
@@ -63,7 +64,7 @@ class Objects:
             return call()
         except (NotFoundError, FileNotFoundError, NotADirectoryError):
             raise KeyError(key) from None
-        except (BaseError, OSError) as exc:
+        except (BaseError, OSError, ValueError) as exc:
             raise StoreError(
                 f"The store {self.url} cannot be {what} ({key}): {_first_line(exc)} "
                 "Check that it is reachable and that you may use it."

@@ -19,7 +19,7 @@ from studio_celery.journal import Kind
 from studio_celery.runtimes.contract import Cancellation, Exit, Handle, Launch, Runtime
 from studio_celery.settings import Settings
 from studio_celery.store import Journal, LogWriter, Store
-from studio_celery.supervisor.keepsakes import collect, keep
+from studio_celery.supervisor.keepsakes import Kept, collect, keep
 from studio_celery.supervisor.verdict import Verdict, judge
 from studio_celery.supervisor.watch import Watch
 
@@ -95,7 +95,7 @@ class AttemptRun:
     def _begin(self) -> Handle | None:
         """The started attempt; None if it came to an end before."""
         try:
-            return self._start(self._prepare())
+            handle = self._start(self._prepare())
         except Cancellation:
             self._give_up()
         except RuntimeFailure as failure:
@@ -107,6 +107,9 @@ class AttemptRun:
             self._end(_released("store", str(exc)))
         except OSError as exc:
             self._end(_released("disk", f"the worker's disk: {exc.strerror or exc}"))
+        else:
+            self._note_start(handle)
+            return handle
         return None
 
     def _prepare(self) -> Launch:
@@ -143,10 +146,12 @@ class AttemptRun:
         if self._cancelled():
             raise Cancellation
         self._watch.tell("running")
-        handle = self._runtime.start(launch)
-        self._journal.decide(Kind.STARTED, self._worker_id, epoch=self.attempt.epoch)
+        return self._runtime.start(launch)
+
+    def _note_start(self, handle: Handle) -> None:
+        """Record the start. The script runs already, so whatever the store answers, it is looked after from here on."""
+        self._until_stored(lambda: self._journal.decide(Kind.STARTED, self._worker_id, epoch=self.attempt.epoch))
         logger.info("Experiment %s: attempt %d started (%s).", self.experiment.id, self.attempt.number, handle.ref[:12])
-        return handle
 
     def _cancelled(self) -> bool:
         return self._watch.unwanted or self._detaching.is_set()
@@ -167,10 +172,21 @@ class AttemptRun:
             self._end(_released(failure.release_class, str(failure)))
 
     def _end(self, verdict: Verdict) -> None:
-        """End an attempt whose script never ran; what was written (installation errors) is kept as its log."""
+        """End an attempt whose script was not seen to run; what was written by then is kept as its log."""
+        self._put_down()
         self._copy_log(self._log_writer(), self._directory / "io" / "log")
         self._append(verdict)
         self._clear(None)
+
+    def _put_down(self) -> None:
+        """See to it that nothing of this attempt lives: a start that seemed to fail may have succeeded after all."""
+        try:
+            for handle in self._runtime.find():
+                if (handle.experiment_id, handle.attempt) == (self.experiment.id, self.attempt.number):
+                    self._runtime.stop(handle, 0)
+                    self._runtime.remove(handle)
+        except RuntimeFailure as exc:
+            logger.warning("Experiment %s: %s", self.experiment.id, exc)
 
     # -- while it runs ---------------------------------------------------------------------------------------------
 
@@ -249,11 +265,14 @@ class AttemptRun:
         if verdict is not None:
             if verdict.ends:
                 self._watch.tell("uploading")
-                verdict.data["artifacts"] = self._keep(handle)
+                kept = self._keep(handle)
+                verdict.data["artifacts"] = kept.summary
+                if kept.left_out:
+                    verdict.data["left_out"] = kept.left_out
             self._append(verdict)
         self._clear(handle)
 
-    def _keep(self, handle: Handle) -> object:
+    def _keep(self, handle: Handle) -> Kept:
         root = handle.directory
         return self._until_stored(
             lambda: keep(

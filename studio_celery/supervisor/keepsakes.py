@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from studio_celery.experiment import Capture
 from studio_celery.store import Store
+
+logger = logging.getLogger(__name__)
 
 #: Tag of files that lie in the artifacts directory itself and not in a folder of it.
 LOOSE_FILES = "output"
@@ -44,13 +48,41 @@ def _files(directory: Path) -> Iterator[Path]:
                 yield path
 
 
-def keep(
-    store: Store, experiment_id: str, attempt: int, found: Iterator[tuple[str, str, Path]]
-) -> list[dict[str, Any]]:
-    """Store all files; a summary for the journal, one `{tag, files, bytes}` for each tag."""
-    totals: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+@dataclass
+class Kept:
+    """What was stored, and what could not be."""
+
+    totals: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    #: `<tag>/<path>` of files that the worker may not read, or whose place another file has.
+    left_out: list[str] = field(default_factory=list)
+    _taken: set[str] = field(default_factory=set)
+    _folders: set[str] = field(default_factory=set)
+
+    @property
+    def summary(self) -> list[dict[str, Any]]:
+        """One `{tag, files, bytes}` for each tag."""
+        return [{"tag": tag, "files": files, "bytes": size} for tag, (files, size) in sorted(self.totals.items())]
+
+    def take(self, key: str) -> bool:
+        """Whether the place is free: no file may lie where another one or its folder lies."""
+        above = {parent.as_posix() for parent in PurePosixPath(key).parents} - {"."}
+        if key in self._taken or key in self._folders or above & self._taken:
+            return False
+        self._taken.add(key)
+        self._folders |= above
+        return True
+
+
+def keep(store: Store, experiment_id: str, attempt: int, found: Iterator[tuple[str, str, Path]]) -> Kept:
+    """Store all files; one that cannot be kept is named and costs none of the others."""
+    kept = Kept()
     for tag, path, source in found:
+        key = f"{tag}/{path}"
+        if not os.access(source, os.R_OK) or not kept.take(key):
+            logger.warning("Experiment %s: the artifact %r is left out.", experiment_id, key)
+            kept.left_out.append(key.encode("utf-8", "backslashreplace").decode())
+            continue
         store.put_artifact(experiment_id, attempt, tag, path, source)
-        totals[tag][0] += 1
-        totals[tag][1] += source.stat().st_size
-    return [{"tag": tag, "files": files, "bytes": size} for tag, (files, size) in sorted(totals.items())]
+        kept.totals[tag][0] += 1
+        kept.totals[tag][1] += source.stat().st_size
+    return kept

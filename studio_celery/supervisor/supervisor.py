@@ -30,26 +30,15 @@ from studio_celery.journal import (
 )
 from studio_celery.record import to_record
 from studio_celery.runtimes.contract import Handle, Runtime
-from studio_celery.settings import Settings
+from studio_celery.settings import Settings, make_home
 from studio_celery.store import Journal, Store
-from studio_celery.supervisor.attempt import AttemptRun
+from studio_celery.supervisor.attempt import AttemptRun, Detached
 from studio_celery.supervisor.identity import Identity
 from studio_celery.supervisor.outcome import Deferred, Ended
 from studio_celery.supervisor.pulse import Pulse
 from studio_celery.supervisor.takeover import TakeOver
 
 logger = logging.getLogger(__name__)
-
-
-def rules_from(settings: Settings) -> Rules:
-    """The numbers of the protocol."""
-    return Rules(
-        patience_floor_seconds=settings.patience_floor_seconds,
-        patience_ceiling_seconds=settings.patience_ceiling_seconds,
-        patience_fraction=settings.patience_fraction,
-        release_limit=settings.release_limit,
-        release_window_seconds=settings.release_window_seconds,
-    )
 
 
 class Supervisor:
@@ -59,6 +48,7 @@ class Supervisor:
         self.store = store
         self.runtime = runtime
         self.settings = settings
+        make_home(settings.home)
         self.identity = Identity(settings.home)
         self.cards = Cards(settings.gpus, settings.home)
         self.concurrency = settings.concurrency or max(1, len(self.cards.ids))
@@ -69,28 +59,41 @@ class Supervisor:
         #: Attempts that were looked after to their end.
         self.looked_after = 0
         self._idle_since = time.monotonic()
-        self._rules = rules_from(settings)
+        self._rules = Rules.from_settings(settings)
         self._running: dict[str, AttemptRun] = {}
         self._deferrals: dict[str, int] = {}
         self._lock = threading.Lock()
+        # Claims under way and adopted attempts.
+        self._places = 0
         self._detaching = threading.Event()
         self._takeover = TakeOver(self)
 
     # -- one delivery ----------------------------------------------------------------------------------------------
 
-    def handle(self, experiment_id: str) -> Ended | Deferred:
-        """Look after the experiment for this delivery; `UnknownExperiment` if the store has none of that id."""
+    def handle(self, experiment_id: str, store_url: str | None = None) -> Ended | Deferred:
+        """Look after the experiment for this delivery.
+
+        `store_url` is where the submitter recorded it. `UnknownExperiment` if the store has none of that id.
+        """
         try:
-            return self._handle(experiment_id)
+            return self._handle(experiment_id, store_url or self.store.url)
         except StoreError as exc:
             logger.warning("Experiment %s is deferred: %s", experiment_id, exc)
             return Deferred(self.settings.defer_seconds, str(exc))
         except (NewerSchema, RuntimeFailure) as exc:
             return self._defer(experiment_id, str(exc))
+        except (Detached, UnknownExperiment):
+            raise
+        except Exception as exc:
+            logger.exception("Experiment %s is deferred.", experiment_id)
+            return self._defer(experiment_id, f"internal error: {type(exc).__name__}: {exc}")
 
-    def _handle(self, experiment_id: str) -> Ended | Deferred:
+    def _handle(self, experiment_id: str, store_url: str) -> Ended | Deferred:
         journal = self.store.journal(experiment_id)
         state = journal.refresh()
+        if state.experiment is None and store_url != self.store.url:
+            why = f"it is recorded in {store_url}, this worker reads {self.store.url}: set STUDIO_STORE alike on both"
+            return self._defer(experiment_id, why)
         if state.experiment is None:
             raise UnknownExperiment(f"The store {self.store.url} has no experiment {experiment_id}.")
         if state.status is Status.SUBMITTING:
@@ -143,10 +146,27 @@ class Supervisor:
         refusal = self._refusal(experiment)
         if refusal:
             return self._defer(experiment.id, refusal)
-        if self.allowance == 0:
-            return self._defer(experiment.id, "this worker runs no more experiments")
-        if len(self._running) >= self.concurrency:
+        if not self._take_place():
             return self._defer(experiment.id, f"all {self.concurrency} places of this worker are taken")
+        try:
+            return self._claim_in_place(journal, experiment, number)
+        finally:
+            self._give_place_back()
+
+    def _take_place(self) -> bool:
+        """Whether one more experiment may begin here; if so the place is taken."""
+        with self._lock:
+            free = self._places < self.concurrency and self.allowance != 0
+            if free:
+                self._places += 1
+                self.allowance = None if self.allowance is None else self.allowance - 1
+            return free
+
+    def _give_place_back(self) -> None:
+        with self._lock:
+            self._places -= 1
+
+    def _claim_in_place(self, journal: Journal, experiment: Experiment, number: int) -> Deferred | None:
         cards = self.cards.reserve(experiment.resources.gpus, self._cards_in_use) if experiment.resources.gpus else None
         if experiment.resources.gpus and cards is None:
             return self._defer(experiment.id, f"needs {experiment.resources.gpus} cards, fewer are free now")
@@ -154,7 +174,6 @@ class Supervisor:
             data = {"attempt": number, "host": self.identity.host, "gpus": list(cards.ids) if cards else []}
             if _try(journal, Kind.CLAIMED, self.identity.id, **data):
                 self._forget(experiment.id)
-                self.allowance = None if self.allowance is None else self.allowance - 1
                 self._look_after(journal, cards, None)
         finally:
             if cards:
@@ -242,9 +261,12 @@ class Supervisor:
             _try(journal, Kind.STARTED, self.identity.id, epoch=journal.state.owner_epoch)
         logger.info("Experiment %s: attempt %d is adopted at byte %d of its log.", handle.experiment_id, number, offset)
         cards = self.cards.reserve_exactly(handle.cards) if handle.cards else None
+        with self._lock:
+            self._places += 1
         try:
             self._look_after(journal, cards, handle)
         finally:
+            self._give_place_back()
             if cards:
                 cards.release()
 

@@ -176,6 +176,12 @@ def test_an_unknown_experiment_is_refused(supervisor: Supervisor) -> None:
         supervisor.handle("01a203ec-0000-7000-8000-000000000000")
 
 
+def test_an_experiment_of_another_store_is_left_for_a_worker_that_reads_it(supervisor: Supervisor) -> None:
+    result = supervisor.handle("01a203ec-0000-7000-8000-000000000000", "gs://elsewhere")
+    assert isinstance(result, Deferred)
+    assert "gs://elsewhere" in result.why
+
+
 def test_a_workspace_that_is_missing_fails_the_experiment(supervisor: Supervisor, store: Store, tmp_path: Path) -> None:
     one = submit(store, tmp_path, "print(1)")
     blob = store.objects.listing("blobs")[0]
