@@ -25,6 +25,9 @@ from studio_celery.world import World
 
 logger = logging.getLogger(__name__)
 
+#: Seconds between two looks at an output that is followed.
+FOLLOW_SECONDS = 0.3
+
 #: What can be an id; anything else is looked for among prefixes and names only.
 _ID = re.compile(r"[0-9A-Za-z-]{8,64}")
 
@@ -167,24 +170,23 @@ class Client:
         latest = journal.state.attempts[-1]
         return latest.number, self.store.log_reader(journal.experiment_id, latest).stored(latest)
 
-    def follow(self, reference: str, interval_seconds: float = 0.3) -> Iterator[bytes]:
-        """The output as it is written, until the experiment has ended; a new attempt starts anew."""
+    def follow(
+        self, reference: str, *, from_first: bool = False, interval_seconds: float = FOLLOW_SECONDS
+    ) -> Iterator[bytes]:
+        """The output as it is written, until the experiment has ended: of the latest attempt on, or of all of them."""
         experiment_id = self.resolve(reference)
-        attempt, offset = 0, 0
+        number, offset = 1 if from_first else max(1, self.log_end(experiment_id)[0]), 0
         while True:
-            part = self.log(experiment_id, offset)
-            if part.attempt != attempt:
-                while attempt and (rest := self.log(experiment_id, offset, attempt)).data:
-                    offset = rest.offset
-                    yield rest.data
-                if attempt:
-                    yield f"\n--- attempt {part.attempt} ---\n".encode()
-                attempt, offset = part.attempt, 0
-                part = self.log(experiment_id, 0)
+            state = self._open(experiment_id).state
+            begun = number <= len(state.attempts)
+            part = self.log(experiment_id, offset, number) if begun else LogPart(b"", 0, 0, complete=True)
             if part.data:
                 offset = part.offset
                 yield part.data
-            elif part.complete:
+            elif part.complete and number < len(state.attempts):
+                number, offset = number + 1, 0
+                yield f"\n--- attempt {number} ---\n".encode()
+            elif part.complete and state.status.terminal:
                 return
             else:
                 time.sleep(interval_seconds)

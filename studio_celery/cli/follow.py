@@ -14,10 +14,10 @@ from studio_celery.client import Client
 FAILED_FOR_OUR_REASONS, RAN_TOO_LONG, STOPPED, DETACHED = 123, 124, 125, 130
 
 
-def follow_to_end(client: Client, experiment_id: str) -> int:
+def follow_to_end(client: Client, experiment_id: str, *, from_first: bool = False) -> int:
     """Copy the log until the experiment has ended; Ctrl-C leaves it running."""
     try:
-        for piece in client.follow(experiment_id):
+        for piece in client.follow(experiment_id, from_first=from_first):
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
     except KeyboardInterrupt:

@@ -63,7 +63,7 @@ def runner(
     _report(services.client, submitted, as_json)
     if wait:
         sys.stdout.flush()
-        raise SystemExit(follow_to_end(services.client, submitted.experiment.id))
+        raise SystemExit(follow_to_end(services.client, submitted.experiment.id, from_first=True))
 
 
 def _fields(options: dict[str, Any], default_queue: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ def serve(client: Client, settings: Settings, ready: Callable[[str], None]) -> N
             f"The web page cannot listen on {settings.ui_host}: it has no authentication yet, so it listens on "
             "127.0.0.1 only. From another machine, use `ssh -L`."
         )
+    # Its warning about requests that wait is for public servers; here it means a busy machine.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     with _signals_end():
         server = _listen(client, settings, address)
         try:

@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from studio import alive, environment, quick_settings, read_log, submit, wait_for
 
-from studio_celery.errors import UnknownExperiment
+from studio_celery.errors import StoreError, UnknownExperiment
 from studio_celery.experiment import Capture, Resources, Status
 from studio_celery.journal import Kind
 from studio_celery.runtimes import make_runtime
@@ -304,3 +304,75 @@ def test_an_attempt_that_somebody_else_took_over_is_stopped_and_writes_nothing_m
     state = journal.refresh()
     assert state.live is not None
     assert (state.live.number, state.live.worker) == (2, "other")
+
+
+class Moody(Store):
+    """A store that does not answer when a test says so."""
+
+    def __init__(self, url: str, refuses: Callable[[str, bytes], bool]) -> None:
+        super().__init__(url)
+        create = self.objects.create
+
+        def moody(key: str, data: bytes) -> bool:
+            if refuses(key, data):
+                raise StoreError("The store does not answer.")
+            return create(key, data)
+
+        self.objects.create = moody  # type: ignore[method-assign]
+
+
+def test_a_start_that_the_store_refuses_to_note_is_looked_after_all_the_same(store: Store, tmp_path: Path) -> None:
+    refusals = iter([True, True])
+    moody = Moody(store.url, lambda key, data: b'"started"' in data and next(refusals, False))
+    settings = quick_settings(tmp_path / "home")
+    supervisor = Supervisor(moody, make_runtime(settings), settings)
+    one = submit(store, tmp_path, "import time; time.sleep(0.3); print('once')")
+    record = outcome(supervisor, one)
+    supervisor.close()
+    assert (record["status"], len(record["attempts"])) == ("finished", 1)
+    assert read_log(store, one) == b"once\n"
+
+
+def test_an_error_that_nobody_thought_of_defers(supervisor: Supervisor, store: Store, tmp_path: Path) -> None:
+    one = submit(store, tmp_path, "print(1)", resources=Resources(gpus=0))
+
+    def broken() -> None:
+        raise ValueError("a defect of ours")
+
+    supervisor.runtime.check = broken  # type: ignore[method-assign]
+    result = supervisor.handle(one)
+    assert isinstance(result, Deferred)
+    assert "a defect of ours" in result.why
+    assert store.journal(one).refresh().status is Status.WAITING
+
+
+def test_artifacts_may_be_called_anything(supervisor: Supervisor, store: Store, tmp_path: Path) -> None:
+    names = [b"run#3", b"line\nbreak", b"tab\there", b"\xff\xfe", b"100%", b"plain", b"a%0Ab"]
+    source = (
+        "import os\nkept = os.fsencode(os.environ['STUDIO_ARTIFACTS'])\n"
+        f"for name in {names!r}: open(os.path.join(kept, name), 'wb').write(name)\n"
+        "os.makedirs(os.path.join(kept, b'output'))\n"
+        "open(os.path.join(kept, b'output', b'plain'), 'wb').write(b'in the way')\n"
+    )
+    one = submit(store, tmp_path, source)
+    record = outcome(supervisor, one)
+    assert record["status"] == "finished"
+    found = {item.key: b"".join(store.artifact_stream(one, 1, item.key)) for item in store.artifact_files(one, 1)}
+    assert {f"output/{os.fsdecode(name)}" for name in names} == found.keys()
+    assert all(
+        content == os.fsencode(key.removeprefix("output/")) for key, content in found.items() if "plain" not in key
+    )
+    assert store.journal(one).refresh().artifacts[0]["files"] == len(names)
+
+
+def test_a_worker_for_a_single_run_begins_no_second_one(supervisor: Supervisor, store: Store, tmp_path: Path) -> None:
+    supervisor.concurrency, supervisor.allowance = 4, 1
+    ids = [submit(store, tmp_path, "print(1)") for _ in range(4)]
+    results: list[object] = []
+    threads = [threading.Thread(target=lambda one=one: results.append(supervisor.handle(one))) for one in ids]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(isinstance(result, Ended) for result in results) == 1
+    assert sum("claimed" in kinds(store, one) for one in ids) == 1
