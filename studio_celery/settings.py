@@ -154,7 +154,7 @@ def _parse(option: dataclasses.Field[Any], found: tuple[str, Any]) -> Any:
     try:
         return option.metadata["parse"](value)
     except (ValueError, UsageError) as exc:
-        raise SettingsError(f"{where} is {value!r}, which cannot be used: {exc}") from exc
+        raise SettingsError(f"{where} is {value!r}, which cannot be used: {str(exc).rstrip('.')}.") from exc
 
 
 def _default(option: dataclasses.Field[Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 from pathlib import Path
@@ -152,6 +153,32 @@ def test_options_that_cannot_be(studio: Studio, options: tuple[str, ...], said: 
 
 def test_a_setting_that_cannot_be(studio: Studio) -> None:
     refused(studio.command("studio", "ls", STUDIO_RUNTIME="podman"), 2, "STUDIO_RUNTIME is 'podman'")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("STUDIO_CONCURRENCY", "-1", "from 1"), ("STUDIO_UI_PORT", "99999", "65535"), ("STUDIO_STORE", "gs://", "gs://")],
+)
+def test_values_out_of_range(studio: Studio, name: str, value: str, said: str) -> None:
+    done = studio.command("studio", "ls", **{name: value})
+    refused(done, 2, said)
+    sentence(done)
+
+
+def test_a_broker_whose_library_is_missing(studio: Studio) -> None:
+    if importlib.util.find_spec("boto3"):
+        pytest.skip("boto3 is installed, so the broker is not missing its library")
+    done = studio.command("studio-runner", "--queue", "q", studio.script("print(1)"), STUDIO_BROKER_URL="sqs://")
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    nothing_recorded(studio)
+
+
+def test_a_home_that_cannot_be_written(studio: Studio) -> None:
+    (studio.folder / "file").write_text("")
+    done = studio.command("studio", "up", STUDIO_HOME=str(studio.folder / "file" / "home"))
+    refused(done, 1, "home", "Error: ")
+    sentence(done)
 
 
 def test_a_worker_without_an_engine(studio: Studio) -> None:
