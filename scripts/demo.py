@@ -43,7 +43,10 @@ def choose_runtime() -> None:
     default = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
     if not can_have(default):
         say(f"The image {default} cannot be pulled here: one is made from Debian's packages.")
-        subprocess.run([ROOT / "scripts" / "docker-image", IMAGE], check=True)
+        if subprocess.run([ROOT / "scripts" / "docker-image", IMAGE]).returncode:
+            say("No image can be had here: the experiment runs as a plain process (STUDIO_RUNTIME=process).")
+            os.environ["STUDIO_RUNTIME"] = "process"
+            return
         os.environ["STUDIO_IMAGE"] = IMAGE
     say("The experiment runs in a Docker container.")
 
@@ -85,7 +88,9 @@ def run_experiment() -> int:
     """Submit, follow, show."""
     say(f"studio-runner --queue {QUEUE} examples/digits.py --epochs 20")
     submit = ["--queue", QUEUE, "--name", "digits", "--workspace", "examples", "examples/digits.py", "--epochs", "20"]
-    submitted = subprocess.run([BIN / "studio-runner", *submit], stdout=subprocess.PIPE, text=True, check=True)
+    submitted = subprocess.run([BIN / "studio-runner", *submit], stdout=subprocess.PIPE, text=True)
+    if submitted.returncode:
+        return submitted.returncode
     experiment = submitted.stdout.strip()
     say(f"studio logs -f {experiment}")
     code = subprocess.run([BIN / "studio", "logs", "-f", experiment]).returncode
@@ -133,4 +138,7 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
