@@ -77,8 +77,11 @@ class ProcessRuntime:
             directory.forget_ending(launch.directory)
             directory.write_command(launch, self._interpreter(launch))
             record = {**asdict(handle), "directory": str(launch.directory)}
-            (launch.directory / "process.json").write_text(json.dumps(record))
+            _write_record(launch.directory, record)
             self._start_shim(launch)
+            # From now on only what is written here counts: `io` is the script's to write to.
+            if identity := shim_of(handle):
+                _write_record(launch.directory, {**record, "shim": asdict(identity)})
         return _with_ref(handle)
 
     def find(self) -> list[Handle]:
@@ -177,11 +180,20 @@ class ProcessRuntime:
 
 
 def shim_of(handle: Handle) -> processes.Identity | None:
-    """The process that looks after the attempt, as it introduced itself."""
-    record = directory.read_json(handle.directory / "io" / "pid.json")
-    if record is None:
+    """The process that looks after the attempt, as the worker noted it, or else as it introduced itself."""
+    noted = (directory.read_json(handle.directory / "process.json") or {}).get("shim")
+    record = noted or directory.read_json(handle.directory / "io" / "pid.json") or {}
+    pid, start_time, boot_id = (record.get(name) for name in ("pid", "start_time", "boot_id"))
+    if not isinstance(pid, int) or not isinstance(start_time, int) or not isinstance(boot_id, str) or pid <= 1:
         return None
-    return processes.Identity(record["pid"], record["start_time"], record["boot_id"])
+    return processes.Identity(pid, start_time, boot_id)
+
+
+def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Replace the attempt's record in one step."""
+    temporary = folder / "process.json.new"
+    temporary.write_text(json.dumps(record))
+    temporary.replace(folder / "process.json")
 
 
 def _with_ref(handle: Handle) -> Handle:

@@ -85,8 +85,9 @@ class AttemptRun:
 
     def _abandon(self, handle: Handle | None, reason: str) -> None:
         """Give up an attempt because of a defect of ours: nothing of it runs on, and others may try."""
-        if handle is not None:
-            self._runtime.stop(handle, self._settings.stop_grace_seconds)
+        while handle is not None and self._stop(handle) is None:
+            if self._detaching.wait(self._settings.poll_seconds):
+                raise Detached
         self._append(_released("internal", reason))
         self._clear(handle)
 
@@ -199,12 +200,11 @@ class AttemptRun:
             exit = self._poll(handle) if self._due(handle, looks) else None
             if exit is None and not too_long and time.time() > deadline:
                 too_long = True
-            if self._watch.superseded:
-                self._runtime.stop(handle, self._settings.stop_grace_seconds)
-                return None
-            if exit is None and (self._watch.stop_requested_by or too_long):
+            if exit is None and (self._watch.unwanted or too_long):
                 self._watch.tell("stopping")
                 exit = self._stop(handle)
+            if exit is not None and self._watch.superseded:
+                return None
             if exit is not None:
                 self._copy_log(writer, handle.log)
                 return judge(

@@ -46,6 +46,20 @@ class TestPublishing:
             assert process.wait(LIMIT) == 0
         assert sorted(broker.taker(GPU).bodies(5)) == [0, 1, 2, 3, 4]
 
+    def test_a_forked_child_publishes_with_what_it_inherited(self, broker: Broker) -> None:
+        code = """
+            producer = Connection(URL).Producer()
+            producer.publish("parent", routing_key="gpu", declare=[Queue("gpu")])
+            child = os.fork()
+            producer.publish("child" if child == 0 else "parent again", routing_key="gpu", retry=True)
+            if child == 0:
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        """
+        with broker.run(code) as process:
+            assert process.wait(LIMIT) == 0
+        assert sorted(broker.taker(GPU).bodies(3)) == ["child", "parent", "parent again"]
+
     def test_publishing_to_a_missing_queue_raises(self, broker: Broker) -> None:
         with pytest.raises(QueueNotFound) as caught:
             broker.connect().Producer().publish("x", routing_key="nobody", retry=True)

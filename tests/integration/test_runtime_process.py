@@ -13,14 +13,17 @@ from studio import alive, wait_for
 
 from studio_celery.experiment import Resources
 from studio_celery.runtimes.contract import Exit, Handle
+from studio_celery.runtimes.processes import boot_id, start_time
 
 #: Says its pid and waits.
 PID = "import os, time\nprint(os.getpid())\ntime.sleep(600)\n"
 
 
-def change_pid_file(handle: Handle, **changes: object) -> None:
-    path = handle.directory / "io" / "pid.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+def change_record(handle: Handle, **changes: object) -> None:
+    """Change what the worker noted of the shim."""
+    path = handle.directory / "process.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "shim": {**record["shim"], **changes}}))
 
 
 def script_pid(handle: Handle) -> int:
@@ -57,7 +60,7 @@ def test_another_process_with_its_pid_is_left_alone(process_bench: Bench) -> Non
     handle = process_bench.start(PID)
     pid = script_pid(handle)
     with subprocess.Popen(["sleep", "600"]) as bystander:
-        change_pid_file(handle, pid=bystander.pid)
+        change_record(handle, pid=bystander.pid)
         assert process_bench.make().poll(handle) == Exit(lost="the shim beside the script was killed")
         process_bench.make().stop(handle, 0)
         assert bystander.poll() is None
@@ -65,9 +68,20 @@ def test_another_process_with_its_pid_is_left_alone(process_bench: Bench) -> Non
     assert not alive(pid)
 
 
+def test_what_the_script_writes_of_the_shim_does_not_count(process_bench: Bench) -> None:
+    handle = process_bench.start(PID)
+    with subprocess.Popen(["sleep", "600"]) as bystander:
+        facts = {"pid": bystander.pid, "start_time": start_time(bystander.pid), "boot_id": boot_id()}
+        (handle.directory / "io" / "pid.json").write_text(json.dumps(facts))
+        assert process_bench.make().poll(handle) is None
+        process_bench.make().stop(handle, 0)
+        assert bystander.poll() is None
+        bystander.kill()
+
+
 def test_a_rebooted_host_loses_what_ran(process_bench: Bench) -> None:
     handle = process_bench.start(PID)
-    change_pid_file(handle, boot_id="before")
+    change_record(handle, boot_id="before")
     assert process_bench.make().poll(handle) == Exit(lost="the host was rebooted")
 
 

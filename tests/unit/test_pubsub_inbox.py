@@ -43,6 +43,14 @@ class TestInbox:
         assert inbox.pop() is None
         inbox.close()
 
+    def test_it_is_quiet_when_all_it_held_was_cancelled(self, consumer: SimpleNamespace) -> None:
+        inbox = Inbox()
+        waiting = delivery(consumer)
+        inbox.put(waiting)
+        assert inbox.cancel(consumer) == [waiting]
+        assert not readable(inbox)
+        inbox.close()
+
     def test_an_error_is_raised_once_and_in_its_turn(self, consumer: SimpleNamespace) -> None:
         inbox = Inbox()
         first = delivery(consumer)

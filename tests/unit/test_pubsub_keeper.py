@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from transports.errors import RequestRefused, ServerUnavailable
+from transports.errors import PermissionMissing, RequestRefused, ServerUnavailable
 from transports.pubsub.keeper import Keeper
 from transports.pubsub.leases import Lease
 from transports.pubsub.options import Options
@@ -27,6 +27,7 @@ class MemoryServer:
         self.deadlines: list[tuple[str, int]] = []
         self.refused: set[str] = set()
         self.down = False
+        self.forbidden = False
         self._told = threading.Condition()
 
     def acknowledge(self, subscription: str, ack_ids: Sequence[str]) -> None:
@@ -48,6 +49,8 @@ class MemoryServer:
     def _answer(self, ack_ids: Sequence[str]) -> None:
         if self.down:
             raise ServerUnavailable("down")
+        if self.forbidden:
+            raise PermissionMissing("not now")
         if self.refused.intersection(ack_ids):
             raise RequestRefused("no such ack id")
 
@@ -94,6 +97,22 @@ def test_an_acknowledgement_is_repeated_until_it_is_confirmed(server: MemoryServ
     server.down = False
     assert keeper.flush(10)
     assert server.acked == ["a"]
+
+
+def test_a_permission_that_was_missing_for_a_while_costs_neither_acknowledgement_nor_lease(
+    server: MemoryServer, keeper: Keeper
+) -> None:
+    done, running = held(keeper, "done"), held(keeper, "running")
+    assert keeper.flush(10)
+    server.forbidden = True
+    keeper.ack(done)
+    assert not keeper.flush(0.5)
+    server.deadlines.clear()
+    server.forbidden = False
+    assert keeper.flush(10)
+    assert server.acked == ["done"]
+    server.wait_for(("running", 1))
+    assert not running.settled
 
 
 def test_one_refused_message_does_not_keep_others_from_being_acknowledged(

@@ -55,6 +55,13 @@ def test_a_redelivery_of_what_is_held_is_not_dispatched_and_its_ack_id_counts(le
     assert ledger.next_due() is None
 
 
+def test_the_same_id_published_at_another_time_is_another_message(ledger: Ledger) -> None:
+    first = ledger.hold("sub", "1", "a1", 0.0, "before the server lost its data")
+    assert first is not None
+    ledger.ack(first)
+    assert ledger.hold("sub", "1", "a2", 0.0, "after it") is not None
+
+
 def test_the_same_id_from_another_subscription_is_another_message(ledger: Ledger) -> None:
     held(ledger)
     assert ledger.hold("other", "m", "a2", 0.0) is not None

@@ -36,7 +36,7 @@ def test_each_queue_and_route_has_its_name(queue: str, route: Route, topic: str,
     assert NAMES.subscription(queue, route) == subscription
 
 
-texts = st.text(min_size=1, max_size=12)
+texts = st.text(min_size=1, max_size=6)
 
 
 @given(texts, texts, texts)

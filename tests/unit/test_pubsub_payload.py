@@ -60,6 +60,9 @@ def test_encoding_leaves_the_message_alone() -> None:
         b'{"headers": [], "properties": {}, "body": ""}',
         b'{"headers": {}, "properties": null, "body": ""}',
         b'{"headers": {}, "properties": {}, "body": 1}',
+        b'{"headers": {}, "properties": {"delivery_info": 5}, "body": "[]"}',
+        b'{"headers": {}, "properties": {}, "body": ' + b"[" * 100_000,
+        b'{"headers": {"n": {"__type__": "decimal", "__value__": "zz"}}, "properties": {}, "body": ""}',
         b'{"headers": {}, "properties": {"body_encoding": "base64"}, "body": "?"}',
     ],
 )

@@ -75,6 +75,7 @@ class Channel(StdChannel):
         **kwargs: Any,
     ) -> queue_declare_ok_t:
         """Create a queue; the numbers of messages and consumers are not known and given as 0."""
+        self._check_usable()
         queue = queue or f"amq.gen-{uuid4()}"
         if passive:
             if not self.link.topology.has_queue(queue):
@@ -91,6 +92,7 @@ class Channel(StdChannel):
         return dict(to_rabbitmq_queue_arguments(arguments, **kwargs))
 
     def queue_bind(self, queue: str, exchange: str = "", routing_key: str = "", **kwargs: Any) -> None:
+        self._check_usable()
         route = self._route(exchange, routing_key)
         self.link.topology.bind(queue, route)
         self._unbound.discard(queue)
@@ -103,12 +105,14 @@ class Channel(StdChannel):
 
     def queue_purge(self, queue: str, **kwargs: Any) -> int:
         """Drop everything in a queue, also what is leased; how much that was is not known, so 0."""
+        self._check_usable()
         for subscription in self.link.topology.subscriptions(queue):
             self.link.client.seek_to_now(subscription)
         return 0
 
     def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any) -> int:
         """Delete a queue; not with `if_empty`, because whether it is empty cannot be known."""
+        self._check_usable()
         if not if_empty:
             self.link.topology.delete_queue(queue)
         return 0
@@ -139,8 +143,7 @@ class Channel(StdChannel):
 
         A broadcast that nobody listens to is dropped, as in AMQP. A direct message without a queue raises.
         """
-        if self.closed:
-            raise ConnectionFailed("this channel was closed: open another one")
+        self._check_usable()
         self._bind_unbound()
         route = self._route(exchange, routing_key)
         data = encode(message, exchange=exchange, routing_key=routing_key)
@@ -170,6 +173,7 @@ class Channel(StdChannel):
         self, queue: str, no_ack: bool, callback: Callable[[Message], Any], consumer_tag: str = "", **kwargs: Any
     ) -> str:
         """Begin to receive from a queue."""
+        self._check_usable()
         self._bind_unbound()
         tag = consumer_tag or str(uuid4())
         consumer = self._consumers[tag] = Consumer(self, Request(queue, tag, no_ack, callback))
@@ -185,12 +189,13 @@ class Channel(StdChannel):
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Message | None:
         """Return one message, or None if none comes within `get_timeout_seconds`."""
+        self._check_usable()
         self._bind_unbound()
         for subscription in self.link.topology.subscriptions(queue):
             received = self.link.client.pull(subscription)
             if received is None:
                 continue
-            lease = self.link.keeper.hold(subscription, received.message_id, received.ack_id)
+            lease = self.link.keeper.hold(subscription, received.message_id, received.ack_id, received.published)
             payload = self.session.read(received, lease) if lease is not None else None
             if lease is not None and payload is not None:
                 return self.accept(payload, received, lease, no_ack=no_ack)
@@ -257,6 +262,11 @@ class Channel(StdChannel):
             consumer.join(self.link.options.shutdown_timeout_seconds)
         self._unacked = WeakValueDictionary(self._unacked)
         self.link.topology.release(self)
+
+    def _check_usable(self) -> None:
+        """Have kombu connect again if this channel was closed, or made by the process that this one was forked from."""
+        if self.closed or not self.session.is_here:
+            raise ConnectionFailed("this channel was closed, or belongs to a parent process: open another one")
 
     def _taken(self, tags: list[int]) -> list[Message]:
         """Take messages out of the unsettled ones; who comes second with the same tag gets nothing."""

@@ -65,9 +65,7 @@ class Inbox:
         """Return the next delivery, or None; raise the next error."""
         with self._lock:
             item = self._items.popleft() if self._items else None
-            if not self._items and self._signalled:
-                self._reader.recv(16)
-                self._signalled = False
+            self._quiet_if_empty()
         if isinstance(item, Exception):
             raise item
         return item
@@ -77,7 +75,9 @@ class Inbox:
         with self._lock:
             consumer.active = False
             mine = [item for item in self._items if isinstance(item, Delivery) and item.consumer is consumer]
-            self._items = deque(item for item in self._items if item not in mine)
+            others = (item for item in self._items if not isinstance(item, Delivery) or item.consumer is not consumer)
+            self._items = deque(others)
+            self._quiet_if_empty()
             return mine
 
     def wait(self, timeout_seconds: float | None) -> bool:
@@ -94,6 +94,11 @@ class Inbox:
                 self._signalled = False
                 self._reader.close()
                 self._writer.close()
+
+    def _quiet_if_empty(self) -> None:
+        if not self._items and self._signalled:
+            self._reader.recv(16)
+            self._signalled = False
 
     def _signal(self) -> None:
         if not self._signalled:

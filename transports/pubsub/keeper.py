@@ -17,7 +17,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Protocol, TypeVar
 
-from transports.errors import ConnectionFailed, TransportError
+from transports.errors import ConnectionFailed, PermissionMissing, TransportError
 from transports.pubsub.leases import Deadline, Lease, Ledger, batches
 from transports.pubsub.options import Options
 
@@ -69,10 +69,10 @@ class Keeper:
         self._pause = 0.0
         self._resume_at = 0.0
 
-    def hold(self, subscription: str, message_id: str, ack_id: str) -> Lease | None:
+    def hold(self, subscription: str, message_id: str, ack_id: str, published: str = "") -> Lease | None:
         """Take a delivery in; None: this message is held or done here already, do not dispatch it."""
         with self._lock:
-            lease = self._ledger.hold(subscription, message_id, ack_id, time.monotonic())
+            lease = self._ledger.hold(subscription, message_id, ack_id, time.monotonic(), published)
             self._start()
         self._orders.put(None)
         return lease
@@ -236,7 +236,8 @@ class Keeper:
     def _ask(self, call: Callable[[Sequence[str]], None], ack_ids: Sequence[str]) -> Answer:
         try:
             call(ack_ids)
-        except ConnectionFailed as exc:
+        except (ConnectionFailed, PermissionMissing) as exc:
+            # A permission can come back, as when a policy is being changed: giving up would lose work for good.
             if not self._pause:
                 logger.warning("the lease of %d message(s) waits for the server: %s", len(ack_ids), exc)
             self._back_off()

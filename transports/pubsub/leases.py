@@ -19,8 +19,9 @@ _REMEMBERED = 10_000
 _BATCH_IDS = 1000
 _BATCH_BYTES = 400_000
 
-#: Subscription and message id: what stays the same over redeliveries.
-Key = tuple[str, str]
+#: Subscription, message id and time of publishing: what stays the same over redeliveries. The time is needed because a
+#: server that lost its data counts its messages from 1 again.
+Key = tuple[str, str, str]
 
 
 @dataclass(slots=True, eq=False)
@@ -33,12 +34,13 @@ class Lease:
     taken_at: float
     expires_at: float
     renew_at: float
+    published: str = ""
     settled: bool = False
     lost: bool = False
 
     @property
     def key(self) -> Key:
-        return self.subscription, self.message_id
+        return self.subscription, self.message_id, self.published
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,12 @@ class Ledger:
         """Say whether the server knows everything it has to be told."""
         return not self.acks and not self.deadlines
 
-    def hold(self, subscription: str, message_id: str, ack_id: str, now: float) -> Lease | None:
+    def hold(self, subscription: str, message_id: str, ack_id: str, now: float, published: str = "") -> Lease | None:
         """Take a delivery in; None: it is one of a message that is held or done here already, do not dispatch it."""
-        key = subscription, message_id
+        key = subscription, message_id, published
         self.deferred.pop(key, None)
         known = self.held.get(key)
-        lease = known or Lease(subscription, message_id, ack_id, now, now, now)
+        lease = known or Lease(subscription, message_id, ack_id, now, now, now, published)
         lease.ack_id = ack_id
         lease.expires_at = now + self.options.stream_ack_deadline_seconds
         lease.lost = False

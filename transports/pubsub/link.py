@@ -43,9 +43,11 @@ class Link:
     def close(self) -> None:
         """End everything within the time that `shutdown_timeout_seconds` gives."""
         ends_at = time.monotonic() + self.options.shutdown_timeout_seconds
-        for session in list(self.sessions):
-            session.close()
-        self.keeper.close(max(0.1, ends_at - time.monotonic()))
+        try:
+            for session in list(self.sessions):
+                session.close()
+        finally:
+            self.keeper.close(max(0.1, ends_at - time.monotonic()))
         if time.monotonic() < ends_at:
             self.topology.release_all()
         self.client.close()
@@ -74,6 +76,8 @@ class Links:
                 link.close()
             except TransportError as exc:
                 logger.warning("the connection to %s did not end cleanly: %s", link.address, exc)
+            except Exception:
+                logger.exception("the connection to %s did not end cleanly", link.address)
 
     def _taken(self) -> list[Link]:
         with self._lock:

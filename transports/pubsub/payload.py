@@ -35,10 +35,12 @@ def decode(data: bytes) -> dict[str, Any]:
         message = loads(data.decode("utf-8"))
         if not isinstance(message["headers"], dict | None) or not isinstance(message["properties"], dict):
             raise NotAMessage("headers or properties are no object")
+        if not isinstance(message["properties"].get("delivery_info"), dict | None):
+            raise NotAMessage("its delivery_info is no object")
         message["body"] = _decode_body(message["body"], message["properties"].get("body_encoding"))
     except NotAMessage:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as exc:
         raise NotAMessage(f"{type(exc).__name__}: {exc}") from exc
     return dict(message)
 

@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from transports.errors import ConnectionFailed, QueueNotFound, ServerUnavailable, TransportError
+from transports.errors import (
+    ConnectionFailed,
+    NotAuthenticated,
+    QueueNotFound,
+    ServerUnavailable,
+    TransportError,
+)
 from transports.pubsub.leases import Lease
 from transports.pubsub.prefetch import Prefetch
 from transports.pubsub.stream import Received, Stream
@@ -112,7 +118,7 @@ class Reader:
 
     def _receive(self, message: Received) -> bool:
         """Take a message in and return whether it takes up room."""
-        lease = self._link.keeper.hold(self._subscription, message.message_id, message.ack_id)
+        lease = self._link.keeper.hold(self._subscription, message.message_id, message.ack_id, message.published)
         if lease is None:
             return False
         if self._stopped.is_set() or not self._prefetch.take():
@@ -138,6 +144,8 @@ class Reader:
             if self._stopped.is_set() or self._handlers.recreate():
                 return True
         except TransportError as why:
+            if isinstance(why, ConnectionFailed) and not isinstance(why, NotAuthenticated):
+                return True  # out of reach just now: found missing again, or there, at the next try
             exc.__cause__ = why
         self._handlers.fail(exc)
         return False

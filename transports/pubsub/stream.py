@@ -18,11 +18,14 @@ class Received:
     data: bytes
     #: How often it was delivered, where the server counts; else 0.
     delivery_attempt: int = 0
+    #: When it was published, as the server wrote it: the same on every delivery.
+    published: str = ""
 
 
 def received(message: Any) -> Received:
     """Take over what Google's `ReceivedMessage` holds."""
-    return Received(message.message.message_id, message.ack_id, message.message.data, message.delivery_attempt)
+    inner = message.message
+    return Received(inner.message_id, message.ack_id, inner.data, message.delivery_attempt, str(inner.publish_time))
 
 
 class Requests:
@@ -87,7 +90,11 @@ class Stream:
             self._requests.end()
             self._timer = threading.Timer(self._grace_seconds, self.cancel)
             self._timer.daemon = True
-            self._timer.start()
+            try:
+                self._timer.start()
+            except RuntimeError:
+                # The interpreter is ending and starts no more threads: there is no time to be polite.
+                self._end_call()
 
     def cancel(self) -> None:
         """Cut it off."""
