@@ -88,7 +88,7 @@ class Supervision(bootsteps.StartStopStep):
             )
             return
         logging.getLogger("celery.app.trace").addFilter(Quiet())
-        app.services.supervisor.concurrency = worker.concurrency
+        app.services.supervisor.places.concurrency = worker.concurrency
         _begin(tuple(worker.app.amqp.queues.consume_from))
         _install_signals()
         _limit(app.services.supervisor)
@@ -124,7 +124,7 @@ def _limit(supervisor: Supervisor) -> None:
     idle = float(os.environ.get(IDLE_SECONDS) or "inf")
     single = bool(os.environ.get(SINGLE_RUN))
     if single:
-        supervisor.allowance = 1
+        supervisor.places.allowance = 1
     if not single and idle == float("inf"):
         return
 

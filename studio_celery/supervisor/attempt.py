@@ -11,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from studio_celery import workspace
 from studio_celery.errors import RuntimeFailure, StoreError, WorkspaceError
 from studio_celery.experiment import Experiment
 from studio_celery.gpus import Reservation
@@ -20,6 +19,7 @@ from studio_celery.runtimes.contract import Cancellation, Exit, Handle, Launch, 
 from studio_celery.settings import Settings
 from studio_celery.store import Journal, LogWriter, Store
 from studio_celery.supervisor.keepsakes import Kept, collect, keep
+from studio_celery.supervisor.preparation import Preparation
 from studio_celery.supervisor.verdict import Verdict, judge
 from studio_celery.supervisor.watch import Watch
 
@@ -114,33 +114,15 @@ class AttemptRun:
         return None
 
     def _prepare(self) -> Launch:
-        launch = self._launch()
-        self._watch.tell("restoring workspace")
-        for directory in (launch.workspace, launch.artifacts, launch.io):
-            directory.mkdir(parents=True, exist_ok=True)
-        archive = self._directory / "workspace.tar.gz"
-        self._store.get_blob(self.experiment.workspace, archive)
-        workspace.restore(archive, launch.workspace, sha256=self.experiment.workspace)
-        archive.unlink()
-        self._runtime.prepare(launch, self._watch.tell, self._cancelled)
-        return launch
-
-    def _launch(self) -> Launch:
-        experiment = self.experiment
-        return Launch(
-            experiment_id=experiment.id,
-            attempt=self.attempt.number,
-            epoch=self.attempt.epoch,
-            worker=self._worker_id,
-            argv=(experiment.script, *experiment.args),
+        preparation = Preparation(
+            store=self._store,
+            runtime=self._runtime,
+            experiment=self.experiment,
+            attempt=self.attempt,
             directory=self._directory,
-            environment=experiment.environment,
-            image=experiment.image,
-            python=experiment.python,
-            requirements=experiment.requirements,
-            resources=experiment.resources,
             cards=self.cards.ids if self.cards else (),
         )
+        return preparation.run(self._watch.tell, self._cancelled)
 
     def _start(self, launch: Launch) -> Handle:
         self._watch.look()

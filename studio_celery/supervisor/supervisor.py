@@ -35,6 +35,7 @@ from studio_celery.store import Journal, Store
 from studio_celery.supervisor.attempt import AttemptRun, Detached
 from studio_celery.supervisor.identity import Identity
 from studio_celery.supervisor.outcome import Deferred, Ended
+from studio_celery.supervisor.places import Places
 from studio_celery.supervisor.pulse import Pulse
 from studio_celery.supervisor.takeover import TakeOver
 
@@ -51,11 +52,9 @@ class Supervisor:
         make_home(settings.home)
         self.identity = Identity(settings.home)
         self.cards = Cards(settings.gpus, settings.home)
-        self.concurrency = settings.concurrency or max(1, len(self.cards.ids))
+        self.places = Places(settings.concurrency or max(1, len(self.cards.ids)))
         self.pulse = Pulse(store, self.identity, self._facts, settings.heartbeat_seconds)
         self.queues = queues
-        #: Attempts that may still be begun here; None for any number.
-        self.allowance: int | None = None
         #: Attempts that were looked after to their end.
         self.looked_after = 0
         self._idle_since = time.monotonic()
@@ -63,8 +62,6 @@ class Supervisor:
         self._running: dict[str, AttemptRun] = {}
         self._deferrals: dict[str, int] = {}
         self._lock = threading.Lock()
-        # Claims under way and adopted attempts.
-        self._places = 0
         self._detaching = threading.Event()
         self._takeover = TakeOver(self)
 
@@ -146,25 +143,12 @@ class Supervisor:
         refusal = self._refusal(experiment)
         if refusal:
             return self._defer(experiment.id, refusal)
-        if not self._take_place():
-            return self._defer(experiment.id, f"all {self.concurrency} places of this worker are taken")
+        if not self.places.take():
+            return self._defer(experiment.id, f"all {self.places.concurrency} places of this worker are taken")
         try:
             return self._claim_in_place(journal, experiment, number)
         finally:
-            self._give_place_back()
-
-    def _take_place(self) -> bool:
-        """Whether one more experiment may begin here; if so the place is taken."""
-        with self._lock:
-            free = self._places < self.concurrency and self.allowance != 0
-            if free:
-                self._places += 1
-                self.allowance = None if self.allowance is None else self.allowance - 1
-            return free
-
-    def _give_place_back(self) -> None:
-        with self._lock:
-            self._places -= 1
+            self.places.give_back()
 
     def _claim_in_place(self, journal: Journal, experiment: Experiment, number: int) -> Deferred | None:
         cards = self.cards.reserve(experiment.resources.gpus, self._cards_in_use) if experiment.resources.gpus else None
@@ -261,12 +245,11 @@ class Supervisor:
             _try(journal, Kind.STARTED, self.identity.id, epoch=journal.state.owner_epoch)
         logger.info("Experiment %s: attempt %d is adopted at byte %d of its log.", handle.experiment_id, number, offset)
         cards = self.cards.reserve_exactly(handle.cards) if handle.cards else None
-        with self._lock:
-            self._places += 1
+        self.places.take_anyway()
         try:
             self._look_after(journal, cards, handle)
         finally:
-            self._give_place_back()
+            self.places.give_back()
             if cards:
                 cards.release()
 
@@ -309,7 +292,7 @@ class Supervisor:
             "host": self.identity.host,
             "queues": list(self.queues),
             "cards": list(self.cards.ids),
-            "concurrency": self.concurrency,
+            "concurrency": self.places.concurrency,
             "running": self.running,
             "runtime": self.runtime.name,
         }

@@ -88,7 +88,7 @@ def test_a_late_delivery_returns_the_record_and_runs_nothing(
 
 
 def test_two_deliveries_at_once_run_one_attempt(supervisor: Supervisor, store: Store, tmp_path: Path) -> None:
-    supervisor.concurrency = 4
+    supervisor.places.concurrency = 4
     one = submit(store, tmp_path, "import time; time.sleep(0.5); print('once')")
     results: list[object] = []
     threads = [threading.Thread(target=lambda: results.append(supervisor.handle(one))) for _ in range(4)]
@@ -366,7 +366,7 @@ def test_artifacts_may_be_called_anything(supervisor: Supervisor, store: Store, 
 
 
 def test_a_worker_for_a_single_run_begins_no_second_one(supervisor: Supervisor, store: Store, tmp_path: Path) -> None:
-    supervisor.concurrency, supervisor.allowance = 4, 1
+    supervisor.places.concurrency, supervisor.places.allowance = 4, 1
     ids = [submit(store, tmp_path, "print(1)") for _ in range(4)]
     results: list[object] = []
     threads = [threading.Thread(target=lambda one=one: results.append(supervisor.handle(one))) for one in ids]

@@ -1,0 +1,35 @@
+"""How many experiments one worker process looks after at a time, and for how many more it may begin."""
+
+from __future__ import annotations
+
+import threading
+
+
+class Places:
+    """Counted under a lock: several deliveries may ask at once."""
+
+    def __init__(self, concurrency: int) -> None:
+        self.concurrency = concurrency
+        #: Attempts that may still be begun here; None for any number.
+        self.allowance: int | None = None
+        self._taken = 0
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        """Take a place for an attempt that begins here; False if there is none."""
+        with self._lock:
+            free = self._taken < self.concurrency and self.allowance != 0
+            if free:
+                self._taken += 1
+                self.allowance = None if self.allowance is None else self.allowance - 1
+            return free
+
+    def take_anyway(self) -> None:
+        """Take one for an attempt that runs already and is adopted, whether or not there is room."""
+        with self._lock:
+            self._taken += 1
+
+    def give_back(self) -> None:
+        """Leave a place."""
+        with self._lock:
+            self._taken -= 1
