@@ -46,25 +46,19 @@ LIMIT_INTERVAL = 0.5
 @celeryd_init.connect(weak=False)
 def preflight(sender: Any = None, conf: Any = None, options: Any = None, **_: Any) -> None:
     """Refuse to start a worker that could run nothing, in one sentence; settle how much it does at a time."""
+    from studio_celery.gpus import Cards
+    from studio_celery.runtimes import make_runtime
+    from studio_celery.supervisor.places import concurrency_of
+
     try:
         services = app.services
         services.store.check()
-        _runtime_check()
-        conf.worker_concurrency = services.settings.concurrency or max(1, len(_cards().ids))
+        make_runtime(services.settings).check()
+        conf.worker_concurrency = concurrency_of(
+            services.settings, Cards(services.settings.gpus, services.settings.home)
+        )
     except StudioError as exc:
         raise SystemExit(f"The worker cannot start: {exc}") from exc
-
-
-def _runtime_check() -> None:
-    from studio_celery.runtimes import make_runtime
-
-    make_runtime(app.services.settings).check()
-
-
-def _cards() -> Any:
-    from studio_celery.gpus import Cards
-
-    return Cards(app.services.settings.gpus, app.services.settings.home)
 
 
 class Quiet(logging.Filter):

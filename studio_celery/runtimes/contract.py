@@ -138,3 +138,11 @@ class Runtime(Protocol):
 
     def describe(self) -> Mapping[str, Any]:
         """Facts for `workers/<id>.json`: engine version, runtime name."""
+
+
+def find_attempt(runtime: Runtime, experiment_id: str, attempt: int) -> Handle | None:
+    """The attempt on this host, alive or ended, if it was started here and not removed."""
+    for handle in runtime.find():
+        if (handle.experiment_id, handle.attempt) == (experiment_id, attempt):
+            return handle
+    return None

@@ -15,7 +15,7 @@ from studio_celery.errors import RuntimeFailure, StoreError, WorkspaceError
 from studio_celery.experiment import Experiment
 from studio_celery.gpus import Reservation
 from studio_celery.journal import Kind
-from studio_celery.runtimes.contract import Cancellation, Exit, Handle, Launch, Runtime
+from studio_celery.runtimes.contract import Cancellation, Exit, Handle, Launch, Runtime, find_attempt
 from studio_celery.settings import Settings
 from studio_celery.store import Journal, LogWriter, Store
 from studio_celery.supervisor.keepsakes import Kept, collect, keep
@@ -81,15 +81,15 @@ class AttemptRun:
                 raise
             except Exception as exc:
                 logger.exception("Experiment %s: attempt %d is released.", self.experiment.id, self.attempt.number)
-                self._abandon(handle, f"internal error: {type(exc).__name__}: {exc}")
+                self._abandon(f"internal error: {type(exc).__name__}: {exc}")
 
-    def _abandon(self, handle: Handle | None, reason: str) -> None:
+    def _abandon(self, reason: str) -> None:
         """Give up an attempt because of a defect of ours: nothing of it runs on, and others may try."""
-        while handle is not None and self._stop(handle) is None:
+        while not self._put_down():
             if self._detaching.wait(self._settings.poll_seconds):
                 raise Detached
         self._append(_released("internal", reason))
-        self._clear(handle)
+        self._clear(None)
 
     # -- before the script -----------------------------------------------------------------------------------------
 
@@ -156,20 +156,22 @@ class AttemptRun:
 
     def _end(self, verdict: Verdict) -> None:
         """End an attempt whose script was not seen to run; what was written by then is kept as its log."""
+        # A start that seemed to fail may have succeeded after all.
         self._put_down()
         self._copy_log(self._log_writer(), self._directory / "io" / "log")
         self._append(verdict)
         self._clear(None)
 
-    def _put_down(self) -> None:
-        """See to it that nothing of this attempt lives: a start that seemed to fail may have succeeded after all."""
+    def _put_down(self) -> bool:
+        """See to it that nothing of this attempt lives, whoever has its handle; False if the engine is away."""
         try:
-            for handle in self._runtime.find():
-                if (handle.experiment_id, handle.attempt) == (self.experiment.id, self.attempt.number):
-                    self._runtime.stop(handle, 0)
-                    self._runtime.remove(handle)
+            if handle := find_attempt(self._runtime, self.experiment.id, self.attempt.number):
+                self._runtime.stop(handle, self._settings.stop_grace_seconds)
+                self._runtime.remove(handle)
         except RuntimeFailure as exc:
             logger.warning("Experiment %s: %s", self.experiment.id, exc)
+            return False
+        return True
 
     # -- while it runs ---------------------------------------------------------------------------------------------
 
@@ -180,8 +182,7 @@ class AttemptRun:
         next_copy = 0.0
         while True:
             exit = self._poll(handle) if self._due(handle, looks) else None
-            if exit is None and not too_long and time.time() > deadline:
-                too_long = True
+            too_long = too_long or (exit is None and time.time() > deadline)
             if exit is None and (self._watch.unwanted or too_long):
                 self._watch.tell("stopping")
                 exit = self._stop(handle)

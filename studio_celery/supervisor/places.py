@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import threading
 
+from studio_celery.gpus import Cards
+from studio_celery.settings import Settings
+
+
+def concurrency_of(settings: Settings, cards: Cards) -> int:
+    """Experiments at a time: as set, else one for each card, else one."""
+    return settings.concurrency or max(1, len(cards.ids))
+
 
 class Places:
     """Counted under a lock: several deliveries may ask at once."""

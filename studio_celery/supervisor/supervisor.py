@@ -29,13 +29,13 @@ from studio_celery.journal import (
     end_without_attempt,
 )
 from studio_celery.record import to_record
-from studio_celery.runtimes.contract import Handle, Runtime
+from studio_celery.runtimes.contract import Handle, Runtime, find_attempt
 from studio_celery.settings import Settings, make_home
 from studio_celery.store import Journal, Store
 from studio_celery.supervisor.attempt import AttemptRun, Detached
 from studio_celery.supervisor.identity import Identity
 from studio_celery.supervisor.outcome import Deferred, Ended
-from studio_celery.supervisor.places import Places
+from studio_celery.supervisor.places import Places, concurrency_of
 from studio_celery.supervisor.pulse import Pulse
 from studio_celery.supervisor.takeover import TakeOver
 
@@ -52,7 +52,7 @@ class Supervisor:
         make_home(settings.home)
         self.identity = Identity(settings.home)
         self.cards = Cards(settings.gpus, settings.home)
-        self.places = Places(settings.concurrency or max(1, len(self.cards.ids)))
+        self.places = Places(concurrency_of(settings, self.cards))
         self.pulse = Pulse(store, self.identity, self._facts, settings.heartbeat_seconds)
         self.queues = queues
         #: Attempts that were looked after to their end.
@@ -61,7 +61,6 @@ class Supervisor:
         self._rules = Rules.from_settings(settings)
         self._running: dict[str, AttemptRun] = {}
         self._deferrals: dict[str, int] = {}
-        self._lock = threading.Lock()
         self._detaching = threading.Event()
         self._takeover = TakeOver(self)
 
@@ -110,8 +109,8 @@ class Supervisor:
                 return Deferred(min(seconds, 600.0), "another worker looks after it")
             case Claim(number):
                 return self._claim(journal, number)
-            case Adopt(number):
-                self._adopt(journal, number)
+            case Adopt():
+                self.adopt(journal)
             case DeclareLost(number, reason):
                 _try(journal, Kind.LOST, self.identity.id, attempt=number, reason=reason)
             case End(kind, reason):
@@ -132,7 +131,7 @@ class Supervisor:
             age_seconds=age,
             ours=state.experiment.id in self._running,
             owner_gone=self.identity.is_gone(live.worker, live.host),
-            here=self._find(state.experiment.id, live.number) is not None,
+            here=find_attempt(self.runtime, state.experiment.id, live.number) is not None,
         )
 
     # -- claiming --------------------------------------------------------------------------------------------------
@@ -214,29 +213,23 @@ class Supervisor:
             detaching=self._detaching,
             cards=cards,
         )
-        with self._lock:
-            self._running[journal.experiment_id] = run
+        self._running[journal.experiment_id] = run
         try:
             run.run(handle)
             self.looked_after += 1
         finally:
-            with self._lock:
-                del self._running[journal.experiment_id]
+            del self._running[journal.experiment_id]
             self._idle_since = time.monotonic()
 
     # -- adopting --------------------------------------------------------------------------------------------------
 
-    def _find(self, experiment_id: str, attempt: int) -> Handle | None:
-        for handle in self.runtime.find():
-            if (handle.experiment_id, handle.attempt) == (experiment_id, attempt):
-                return handle
-        return None
-
-    def _adopt(self, journal: Journal, number: int) -> None:
-        handle = self._find(journal.experiment_id, number)
+    def adopt(self, journal: Journal) -> None:
+        """Take over the live attempt, if it is on this host, and look after it to its end."""
         live = journal.state.live
+        handle = find_attempt(self.runtime, journal.experiment_id, live.number) if live else None
         if handle is None or live is None:
             return
+        number = live.number
         offset = self.store.log_reader(journal.experiment_id, live).stored(live)
         data = {"attempt": number, "host": self.identity.host, "log_offset": offset}
         if not _try(journal, Kind.ADOPTED, self.identity.id, **data):
@@ -257,11 +250,6 @@ class Supervisor:
         """Begin the worker's heartbeat, adopt what a former worker of this host left running, stop what nobody owns."""
         self.pulse.start()
         self._takeover.start()
-
-    def adopt(self, journal: Journal) -> None:
-        """Take over the live attempt, which is on this host, and look after it to its end."""
-        if journal.state.live is not None:
-            self._adopt(journal, journal.state.live.number)
 
     # -- stopping --------------------------------------------------------------------------------------------------
 

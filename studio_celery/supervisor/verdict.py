@@ -43,7 +43,7 @@ def judge(exit: Exit, state: State, *, stopped_by: str | None, ran_too_long: boo
         return Verdict(Kind.STOPPED, {"reason": f"stopped by {stopped_by}", "exit_code": code})
     if ran_too_long:
         limit = format_duration(experiment.max_duration_seconds or 0)
-        return Verdict(Kind.FAILED, {"reason": f"ran past --max-duration {limit}", "exit_code": code, "cause": "time"})
+        return Verdict(Kind.FAILED, {"reason": f"ran past --max-duration {limit}", "exit_code": code})
     if exit.lost:
         attempt = len(state.attempts)
         return Verdict(Kind.LOST, {"attempt": attempt, "reason": f"worker lost: {exit.lost}"})

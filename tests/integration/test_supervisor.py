@@ -333,6 +333,24 @@ def test_a_start_that_the_store_refuses_to_note_is_looked_after_all_the_same(sto
     assert read_log(store, one) == b"once\n"
 
 
+def test_a_defect_right_after_the_start_leaves_nothing_running(store: Store, tmp_path: Path) -> None:
+    def broken(key: str, data: bytes) -> bool:
+        if b'"started"' in data:
+            raise ValueError("a defect of ours")
+        return False
+
+    settings = quick_settings(tmp_path / "home")
+    supervisor = Supervisor(Moody(store.url, broken), make_runtime(settings), settings)
+    one = submit(store, tmp_path, "import time; time.sleep(600)")
+    result = supervisor.handle(one)
+    left = supervisor.runtime.find()
+    supervisor.close()
+    assert isinstance(result, Deferred)
+    assert "a defect of ours" in result.why
+    assert kinds(store, one)[-1] == "released"
+    assert left == []
+
+
 def test_an_error_that_nobody_thought_of_defers(supervisor: Supervisor, store: Store, tmp_path: Path) -> None:
     one = submit(store, tmp_path, "print(1)", resources=Resources(gpus=0))
 
