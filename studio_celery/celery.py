@@ -15,8 +15,10 @@ from celery import Celery
 from celery.loaders.base import BaseLoader
 
 import transports  # noqa: F401  (makes `pubsub://` known to kombu)
+from studio_celery import rejected
 from studio_celery import settings as settings_module
 from studio_celery.services import Services
+from studio_celery.settings import Settings
 from studio_celery.world import resolve
 
 #: What a configuration file cannot change: one message is taken for each free place, and a lost connection
@@ -54,12 +56,7 @@ class StudioLoader(BaseLoader):
         for url in ("broker_read_url", "broker_write_url"):
             plain.pop(url, None)
         broker_url = resolve(settings).broker_url
-        options = {
-            "lease_floor_seconds": settings.lease_floor_seconds,
-            "connect_timeout_seconds": settings.connect_seconds,
-            **({"confirm_publish": True} if urlsplit(broker_url).scheme.endswith(("amqp", "amqps")) else {}),
-            **plain.pop("broker_transport_options", {}),
-        }
+        options = {**_transport_options(broker_url, settings), **plain.pop("broker_transport_options", {})}
         return {
             **DEFAULTS,
             "task_default_queue": settings.queue,
@@ -69,6 +66,18 @@ class StudioLoader(BaseLoader):
             "broker_url": broker_url,
             "broker_transport_options": options,
         }
+
+
+def _transport_options(broker_url: str, settings: Settings) -> dict[str, Any]:
+    """Return what the broker's transport has to know."""
+    scheme = urlsplit(broker_url).scheme
+    if scheme == "pubsub":
+        return {
+            "lease_floor_seconds": settings.lease_floor_seconds,
+            "connect_timeout_seconds": settings.connect_seconds,
+            "on_dead_letter": rejected.keep,
+        }
+    return {"confirm_publish": True} if scheme.endswith(("amqp", "amqps")) else {}
 
 
 class StudioCelery(Celery):

@@ -9,4 +9,8 @@ Importing has no other effect, and imports neither ``grpc`` nor ``google``. With
 
 from kombu.transport import TRANSPORT_ALIASES
 
+from transports.pubsub.publishing.bulk import bulk
+
+__all__ = ["bulk"]
+
 TRANSPORT_ALIASES.setdefault("pubsub", "transports.pubsub:Transport")

@@ -47,9 +47,33 @@ class ChannelFailed(TransportError, ChannelError):
 class PermissionMissing(ChannelFailed):
     """The credentials are valid but lack a permission."""
 
+    def __init__(self, text: str, permission: str = "") -> None:
+        super().__init__(text)
+        #: What is missing and on what, as Google calls it.
+        self.permission = permission
+
 
 class RequestRefused(ChannelFailed):
     """The server does not accept such a request."""
+
+
+class LeasesRefused(RequestRefused):
+    """The server carried a call out for some ack ids only (exactly-once delivery)."""
+
+    def __init__(self, text: str, lost: frozenset[str] = frozenset(), again: frozenset[str] = frozenset()) -> None:
+        super().__init__(text)
+        #: Ack ids that are not valid any more: their messages are delivered again, or were.
+        self.lost = lost
+        #: Ack ids for which the same call may succeed.
+        self.again = again
+
+
+class NotConfirmed(ConnectionFailed):
+    """Some messages of a bulk were not confirmed; they may have arrived or not."""
+
+    def __init__(self, text: str, count: int = 0) -> None:
+        super().__init__(text)
+        self.count = count
 
 
 class AlreadyExists(RequestRefused):

@@ -9,14 +9,14 @@ from kombu.exceptions import InconsistencyError
 
 from transports import errors
 from transports.pubsub import Transport
-from transports.pubsub.failures import TRANSIENT, failure
-from transports.pubsub.url import Address
+from transports.pubsub.server.failures import TRANSIENT, failure
+from transports.pubsub.server.url import Address
 
 LOCAL = Address("p", server="127.0.0.1:8085")
 GOOGLE = Address("p", credentials="/etc/key.json")
 
 
-def raised(code: str, *, method: str = "publish", details: str = "why", address: Address = GOOGLE) -> Exception:
+def raised(code: str, *, method: str = "Publish", details: str = "why", address: Address = GOOGLE) -> Exception:
     return failure(code, details, method=method, name="projects/p/topics/t", address=address)
 
 
@@ -67,8 +67,8 @@ def test_a_revoked_key_is_told_from_a_server_out_of_reach(code: str, details: st
         ("UNAVAILABLE", "publish", LOCAL, "No Pub/Sub server answers at 127.0.0.1:8085: start it or check the URL"),
         ("UNAVAILABLE", "publish", GOOGLE, "check the network"),
         ("RESOURCE_EXHAUSTED", "publish", GOOGLE, "quota"),
-        ("PERMISSION_DENIED", "publish", GOOGLE, "grant pubsub.topics.publish on the topic"),
-        ("PERMISSION_DENIED", "streaming_pull", GOOGLE, "grant pubsub.subscriptions.consume on the subscription"),
+        ("PERMISSION_DENIED", "Publish", GOOGLE, "grant pubsub.topics.publish on the topic"),
+        ("PERMISSION_DENIED", "StreamingPull", GOOGLE, "grant pubsub.subscriptions.consume on the subscription"),
         ("NOT_FOUND", "publish", LOCAL, "projects/p/topics/t does not exist at 127.0.0.1:8085: declare its queue"),
     ],
 )

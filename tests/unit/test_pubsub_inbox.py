@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from transports.errors import ServerUnavailable
-from transports.pubsub.inbox import Delivery, Inbox
-from transports.pubsub.leases import Lease
-from transports.pubsub.prefetch import Prefetch
-from transports.pubsub.stream import Received, Requests
+from transports.pubsub.leases.ledger import Lease
+from transports.pubsub.receiving.inbox import Delivery, Inbox
+from transports.pubsub.receiving.parcel import Parcel
+from transports.pubsub.receiving.prefetch import Prefetch
+from transports.pubsub.server.stream import Received, Requests
 
 
-def delivery(consumer: Any, name: str = "m") -> Delivery:
-    return Delivery(consumer, Received(name, "a", b""), Lease("s", name, "a", 0, 0, 0))
+def delivery(consumer: Any, name: str = "m", priority: int = 0) -> Delivery:
+    return Delivery(consumer, Parcel(Received(name, "a", b""), Lease("s", name, "a", 0, 0, 0), {}), priority)
 
 
 def readable(inbox: Inbox) -> bool:
@@ -51,15 +52,23 @@ class TestInbox:
         assert not readable(inbox)
         inbox.close()
 
-    def test_an_error_is_raised_once_and_in_its_turn(self, consumer: SimpleNamespace) -> None:
+    def test_an_error_is_raised_once_and_first(self, consumer: SimpleNamespace) -> None:
         inbox = Inbox()
         first = delivery(consumer)
         inbox.put(first)
         inbox.fail(ServerUnavailable("gone"))
-        assert inbox.pop() is first
         with pytest.raises(ServerUnavailable, match="gone"):
             inbox.pop()
+        assert inbox.pop() is first
         assert inbox.pop() is None
+        inbox.close()
+
+    def test_higher_priorities_come_first_and_equal_ones_in_order(self, consumer: SimpleNamespace) -> None:
+        inbox = Inbox()
+        for name, priority in [("a", 0), ("b", 9), ("c", 0), ("d", 3), ("e", 9)]:
+            inbox.put(delivery(consumer, name, priority))
+        found = iter(inbox.pop, None)
+        assert "".join(each.parcel.received.message_id for each in found) == "bedac"
         inbox.close()
 
     def test_a_cancelled_consumer_gets_nothing_more_and_others_theirs(self, consumer: SimpleNamespace) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from transports.errors import PermissionMissing, RequestRefused, ServerUnavailable
-from transports.pubsub.keeper import Keeper
-from transports.pubsub.leases import Lease
+from transports.pubsub.leases.keeper import Keeper
+from transports.pubsub.leases.ledger import Lease
 from transports.pubsub.options import Options
 
 #: Leases of a second, renewed thrice as often.

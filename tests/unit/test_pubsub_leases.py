@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transports.errors import BadURL
-from transports.pubsub.leases import Lease, Ledger, batches
+from transports.pubsub.leases.ledger import Lease, Ledger, batches
 from transports.pubsub.options import Options
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transports.errors import BadName
-from transports.pubsub.names import Names, Route
+from transports.pubsub.topology.names import Kind, Names, Route
 
 NAMES = Names("celery-")
 LEGAL = re.compile(r"[A-Za-z][A-Za-z0-9\-_.~+%]{2,254}")
@@ -24,7 +24,11 @@ LEGAL = re.compile(r"[A-Za-z][A-Za-z0-9\-_.~+%]{2,254}")
         ("gpu", Route("jobs", ""), "celery-direct~jobs~", "celery-direct~jobs~~gpu"),
         ("b", Route("a", "a"), "celery-a", "celery-direct~a~a~b"),
         ("b", Route("", "a"), "celery-a", "celery-direct~~a~b"),
-        ("h1", Route("ev", fanout=True), "celery-fanout~ev", "celery-fanout~ev~h1"),
+        ("h1", Route("ev", kind=Kind.FANOUT), "celery-fanout~ev", "celery-fanout~ev~h1"),
+        ("logs", Route("ev", kind=Kind.TOPIC), "celery-topic~ev", "celery-topic~ev~logs"),
+        ("gpu", Route("", "gpu", step=3), "celery-priority~3~gpu", "celery-priority~3~gpu"),
+        ("b", Route("a", "k", step=9), "celery-priority~9~direct~a~k", "celery-priority~9~direct~a~k~b"),
+        ("priority", Route("", "priority"), "celery-priority", "celery-priority"),
         ("a/b c@d~e", Route("", "a/b c@d~e"), "celery-a%2Fb%20c%40d%7Ee", "celery-a%2Fb%20c%40d%7Ee"),
         ("100%", Route("", "100%"), "celery-100%25", "celery-100%25"),
         ("ü", Route("", "ü"), "celery-%C3%BC", "celery-%C3%BC"),
@@ -41,13 +45,14 @@ texts = st.text(min_size=1, max_size=6)
 
 @given(texts, texts, texts)
 def test_names_are_legal_and_lead_back(queue: str, exchange: str, key: str) -> None:
-    for route in (Route("", queue), Route(exchange, key), Route(exchange, fanout=True)):
+    direct = Route("", queue), Route("", queue, step=6), Route(exchange, key)
+    for route in (*direct, Route(exchange, kind=Kind.FANOUT), Route(exchange, kind=Kind.TOPIC, step=1)):
         topic, subscription = NAMES.topic(route), NAMES.subscription(queue, route)
         assert LEGAL.fullmatch(topic)
         assert LEGAL.fullmatch(subscription)
         found = NAMES.route(topic)
         assert NAMES.topic(found) == topic
-        assert found == route or (route.is_plain and found == Route("", route.key))
+        assert found == route or (route.is_plain and found == Route("", route.key, step=route.step))
         assert NAMES.subscription(*NAMES.queue(subscription)) == subscription
         assert NAMES.queue(subscription)[0] == queue
 
@@ -73,7 +78,7 @@ def test_the_longest_name_is_accepted() -> None:
     assert len(NAMES.topic(Route("", "x" * 248))) == 255
 
 
-@pytest.mark.parametrize("name", ["other-gpu", "celery-topic~a~b", "celery-direct~a"])
+@pytest.mark.parametrize("name", ["other-gpu", "celery-headers~a~b", "celery-direct~a"])
 def test_names_of_others_are_refused(name: str) -> None:
     with pytest.raises(BadName):
         NAMES.route(name)

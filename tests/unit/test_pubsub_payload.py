@@ -35,6 +35,18 @@ def test_text_is_written_as_it_is() -> None:
     assert sent["properties"]["body_encoding"] == "utf-8"
 
 
+def test_bytes_are_written_as_they_are() -> None:
+    body = bytes(range(256)) * 40
+    sent = encode(message(body), exchange="", routing_key="q")
+    assert sent.endswith(b"\0" + body)
+    assert len(sent) < len(body) + 400
+
+
+def test_what_kombus_own_transports_wrote_is_read() -> None:
+    data = b'{"headers": {}, "properties": {"body_encoding": "base64"}, "body": "/w=="}'
+    assert decode(data)["body"] == b"\xff"
+
+
 def test_the_route_is_part_of_the_message() -> None:
     found = decode(encode(message("x", task="t"), exchange="e", routing_key="k"))
     assert found["properties"]["delivery_info"] == {"priority": 0, "exchange": "e", "routing_key": "k"}
@@ -64,6 +76,7 @@ def test_encoding_leaves_the_message_alone() -> None:
         b'{"headers": {}, "properties": {}, "body": ' + b"[" * 100_000,
         b'{"headers": {"n": {"__type__": "decimal", "__value__": "zz"}}, "properties": {}, "body": ""}',
         b'{"headers": {}, "properties": {"body_encoding": "base64"}, "body": "?"}',
+        b'{"headers": {}, "properties": {"body_encoding": "rot13"}, "body": "?"}',
     ],
 )
 def test_what_is_no_kombu_message_says_so(data: bytes) -> None:

@@ -34,7 +34,7 @@ def test_the_class_can_be_named_instead() -> None:
 def test_it_says_what_it_can_do() -> None:
     implements = Transport.implements
     assert implements.asynchronous
-    assert implements.exchange_type == {"direct", "fanout"}
+    assert implements.exchange_type == {"direct", "fanout", "topic"}
     assert implements.defer
     assert Transport.driver_type == "gcpubsub"
 

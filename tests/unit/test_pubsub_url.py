@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from transports.errors import BadURL
-from transports.pubsub.url import GLOBAL_ENDPOINT, Address, parse
+from transports.pubsub.server.url import GLOBAL_ENDPOINT, Address, parse
 
 EU = "europe-west1-pubsub.googleapis.com"
 

@@ -13,19 +13,20 @@ from kombu.transport.base import StdChannel, to_rabbitmq_queue_arguments
 from kombu.transport.virtual.base import queue_declare_ok_t
 
 from transports.errors import ConnectionFailed, QueueNotFound
-from transports.pubsub.consumer import Consumer, Request
-from transports.pubsub.leases import Lease
+from transports.pubsub.leases.ledger import Lease
 from transports.pubsub.message import Message
-from transports.pubsub.names import Route
-from transports.pubsub.payload import encode
-from transports.pubsub.prefetch import Prefetch
-from transports.pubsub.stream import Received
+from transports.pubsub.receiving.consumer import Consumer, Request
+from transports.pubsub.receiving.intake import Intake
+from transports.pubsub.receiving.parcel import Parcel
+from transports.pubsub.receiving.prefetch import Prefetch
+from transports.pubsub.server.sizes import Size
+from transports.pubsub.topology.queue import Declaration
 
 if TYPE_CHECKING:
     from transports.pubsub.session import Session
 
-#: kombu's delivery mode of messages that need not survive anything.
-_TRANSIENT = 1
+#: What is given for a number that nobody knows.
+_UNKNOWN = -1
 
 
 class Channel(StdChannel):
@@ -37,7 +38,12 @@ class Channel(StdChannel):
         #: What kombu finds its `Connection` through; None once closed.
         self.connection: Session | None = session
         self.channel_id = channel_id
-        self.qos = Prefetch(ceiling=self.link.options.prefetch_ceiling, on_full=self._end_streams)
+        options = self.link.options
+        self.qos = Prefetch(
+            ceiling=options.prefetch_ceiling,
+            on_full=self._end_streams,
+            settle_seconds=options.priority_settle_seconds,
+        )
         self.closed = False
         self._closing = threading.Lock()
         self._consumers: dict[str, Consumer] = {}
@@ -74,47 +80,45 @@ class Channel(StdChannel):
         arguments: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> queue_declare_ok_t:
-        """Create a queue; the numbers of messages and consumers are not known and given as 0."""
+        """Create a queue, or with `passive` look at it: its size is given if it can be known, else as -1."""
         self._check_usable()
         queue = queue or f"amq.gen-{uuid4()}"
         if passive:
             if not self.link.topology.has_queue(queue):
                 raise QueueNotFound(f"queue {queue!r} does not exist: declare it or start its worker")
-            return queue_declare_ok_t(queue, 0, 0)
-        expires = not durable and "x-expires" in (arguments or {})
-        temporary = bool(exclusive or auto_delete or expires)
-        self.link.topology.declare_queue(queue, temporary=temporary, owner=self)
-        if temporary:
+            size = self.link.upkeep.size(queue) or Size(_UNKNOWN)
+            consumers = _UNKNOWN if size.consumers is None else size.consumers
+            return queue_declare_ok_t(queue, size.messages, consumers)
+        declaration = Declaration.of(durable=durable, exclusive=exclusive, auto_delete=auto_delete, arguments=arguments)
+        self.link.topology.declare_queue(queue, declaration, owner=self)
+        if declaration.temporary:
             self._unbound.add(queue)
-        return queue_declare_ok_t(queue, 0, 0)
+        return queue_declare_ok_t(queue, _UNKNOWN, _UNKNOWN)
 
     def prepare_queue_arguments(self, arguments: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return dict(to_rabbitmq_queue_arguments(arguments, **kwargs))
 
     def queue_bind(self, queue: str, exchange: str = "", routing_key: str = "", **kwargs: Any) -> None:
         self._check_usable()
-        route = self._route(exchange, routing_key)
-        self.link.topology.bind(queue, route)
+        self.link.topology.bind(queue, self.link.topology.route(exchange or "", routing_key or ""), routing_key or "")
         self._unbound.discard(queue)
         for consumer in list(self._consumers.values()):
             if consumer.request.queue == queue:
-                consumer.read(self.link.names.subscription(queue, route), route)
+                self._read(consumer)
 
     def queue_unbind(self, queue: str, exchange: str = "", routing_key: str = "", **kwargs: Any) -> None:
-        self.link.topology.unbind(queue, self._route(exchange, routing_key))
+        route = self.link.topology.route(exchange or "", routing_key or "")
+        self.link.topology.unbind(queue, route, routing_key or "")
 
     def queue_purge(self, queue: str, **kwargs: Any) -> int:
-        """Drop everything in a queue, also what is leased; how much that was is not known, so 0."""
+        """Drop everything in a queue, also what is leased; return how much was waiting, or 0 if that is not known."""
         self._check_usable()
-        for subscription in self.link.topology.subscriptions(queue):
-            self.link.client.seek_to_now(subscription)
-        return 0
+        return self.link.upkeep.purge(queue)
 
     def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any) -> int:
-        """Delete a queue; not with `if_empty`, because whether it is empty cannot be known."""
+        """Delete a queue; where its size is not known, `if_unused` and `if_empty` are refused."""
         self._check_usable()
-        if not if_empty:
-            self.link.topology.delete_queue(queue)
+        self.link.upkeep.delete(queue, if_unused=if_unused, if_empty=if_empty)
         return 0
 
     # -- publishing ---------------------------------------------------------------------------------------------------
@@ -139,29 +143,12 @@ class Channel(StdChannel):
         }
 
     def basic_publish(self, message: dict[str, Any], exchange: str = "", routing_key: str = "", **kwargs: Any) -> None:
-        """Publish; on return the server has stored the message.
-
-        A broadcast that nobody listens to is dropped, as in AMQP. A direct message without a queue raises.
-        """
+        """Publish; on return the server has stored the message, or a `bulk` has taken it."""
         self._check_usable()
         self._bind_unbound()
-        route = self._route(exchange, routing_key)
-        data = encode(message, exchange=exchange, routing_key=routing_key)
-        fleeting = route.fanout or message["properties"].get("delivery_mode") == _TRANSIENT
-        options = self.link.options
-        limit = options.connect_timeout_seconds if fleeting else options.publish_timeout_seconds
-        timeout = min(limit, kwargs.get("timeout") or limit)
-        try:
-            self._publish(route, data, timeout)
-        except QueueNotFound:
-            if route.fanout:
-                return
-            if not self.link.topology.recreate_route(route):
-                raise
-            self._publish(route, data, timeout)
-
-    def _publish(self, route: Route, data: bytes, timeout_seconds: float) -> None:
-        self.link.client.publish(self.link.names.topic(route), data, timeout_seconds=timeout_seconds)
+        self.link.publisher.publish(
+            message, exchange=exchange or "", routing_key=routing_key or "", timeout_seconds=kwargs.get("timeout") or 0
+        )
 
     # -- consuming ----------------------------------------------------------------------------------------------------
 
@@ -177,8 +164,7 @@ class Channel(StdChannel):
         self._bind_unbound()
         tag = consumer_tag or str(uuid4())
         consumer = self._consumers[tag] = Consumer(self, Request(queue, tag, no_ack, callback))
-        for subscription, route in self.link.topology.subscriptions(queue).items():
-            consumer.read(subscription, route)
+        self._read(consumer)
         return tag
 
     def basic_cancel(self, consumer_tag: str, **kwargs: Any) -> None:
@@ -191,26 +177,34 @@ class Channel(StdChannel):
         """Return one message, or None if none comes within `get_timeout_seconds`."""
         self._check_usable()
         self._bind_unbound()
-        for subscription in self.link.topology.subscriptions(queue):
-            received = self.link.client.pull(subscription)
-            if received is None:
-                continue
-            lease = self.link.keeper.hold(subscription, received.message_id, received.ack_id, received.published)
-            payload = self.session.read(received, lease) if lease is not None else None
-            if lease is not None and payload is not None:
-                return self.accept(payload, received, lease, no_ack=no_ack)
+        sources = self.link.topology.sources(queue)
+        seconds = self.link.options.get_timeout_seconds / max(1, len(sources))
+        for source in sorted(sources, key=lambda source: -source.route.step):
+            for received in self.link.client.pull(source.subscription, timeout_seconds=seconds):
+                parcel = Intake(self.link, queue, source).take_in(received)
+                if parcel is not None and parcel.due_in_seconds > 0:
+                    self.link.keeper.defer(parcel.lease, parcel.due_in_seconds)
+                elif parcel is not None:
+                    return self.accept(parcel, no_ack=no_ack)
         return None
 
-    def accept(
-        self, payload: dict[str, Any], received: Received, lease: Lease, *, no_ack: bool, tag: str | None = None
-    ) -> Message:
+    def accept(self, parcel: Parcel, *, no_ack: bool, tag: str | None = None) -> Message:
         """Make a message of a delivery; with a consumer `tag` it takes up a slot until it is settled."""
-        info = {"redelivered": received.delivery_attempt > 1, "consumer_tag": tag}
-        payload["properties"]["delivery_info"] = {**(payload["properties"].get("delivery_info") or {}), **info}
-        message = Message(payload, channel=self, tag=next(self._tags), lease=lease, counted=tag is not None)
+        requeues = self.link.requeues.count(parcel.lease.key)
+        delivery_count = parcel.received.delivery_attempt or None
+        properties = parcel.payload["properties"]
+        properties["delivery_info"] = {
+            **(properties.get("delivery_info") or {}),
+            "redelivered": bool(requeues) or (delivery_count or 1) > 1,
+            "delivery_count": delivery_count,
+            "consumer_tag": tag,
+        }
+        message = Message(
+            parcel.payload, channel=self, tag=next(self._tags), lease=parcel.lease, counted=tag is not None
+        )
         if no_ack:
             self._settle(message)
-            self.link.keeper.ack(lease)
+            self.link.keeper.ack(parcel.lease)
         else:
             message.give_back_when_forgotten(self.link.keeper)
             self._unacked[message.delivery_tag] = message
@@ -222,15 +216,16 @@ class Channel(StdChannel):
         """Note that a message is done: the keeper tells the server, and repeats it until the server has confirmed."""
         tags = [tag for tag in list(self._unacked) if tag <= delivery_tag] if multiple else [delivery_tag]
         for message in self._taken(tags):
-            self.link.keeper.ack(message.lease)
+            self._ack(message.lease)
 
     def basic_reject(self, delivery_tag: int, requeue: bool = False) -> None:
         """Give a message back, or drop it."""
         for message in self._taken([delivery_tag]):
             if requeue:
+                self.link.requeues.note(message.lease.key)
                 self.link.keeper.nack(message.lease)
             else:
-                self.link.keeper.ack(message.lease)
+                self._ack(message.lease)
 
     def basic_defer(self, delivery_tag: int, seconds: float) -> None:
         """Let a message come back after so many seconds."""
@@ -282,7 +277,7 @@ class Channel(StdChannel):
 
     def _cancel(self, consumer: Consumer) -> None:
         for delivery in consumer.stop():
-            self.link.keeper.nack(delivery.lease)
+            self.link.keeper.nack(delivery.parcel.lease)
             self.qos.release()
 
     def _end_streams(self) -> None:
@@ -293,5 +288,10 @@ class Channel(StdChannel):
         while self._unbound:
             self.link.topology.bind_if_unbound(self._unbound.pop())
 
-    def _route(self, exchange: str, routing_key: str) -> Route:
-        return self.link.topology.route(exchange or "", routing_key or "")
+    def _read(self, consumer: Consumer) -> None:
+        for source in self.link.topology.sources(consumer.request.queue):
+            consumer.read(source)
+
+    def _ack(self, lease: Lease) -> None:
+        self.link.requeues.forget(lease.key)
+        self.link.keeper.ack(lease)

@@ -1,4 +1,4 @@
-"""All that a process shares about one server: client, keeper and topology.
+"""All that a process shares about one server: client, keeper of leases, topology, publisher.
 
 Connections with the same address and options share a link, and it lives as long as the process: leases must not depend
 on a connection. A forked child has links of its own; those of its parent are left alone there.
@@ -15,12 +15,20 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from transports.errors import TransportError
-from transports.pubsub.client import Client
-from transports.pubsub.keeper import Keeper
-from transports.pubsub.names import Names
+from transports.pubsub.dead.letters import DeadLetters
+from transports.pubsub.leases.keeper import Keeper
+from transports.pubsub.leases.requeues import Requeues
 from transports.pubsub.options import Options
-from transports.pubsub.topology import Topology
-from transports.pubsub.url import Address
+from transports.pubsub.publishing.publisher import Publisher
+from transports.pubsub.receiving.alarm import Alarm
+from transports.pubsub.receiving.watchdog import Watchdog
+from transports.pubsub.server.client import Client
+from transports.pubsub.server.sizes import Sizes
+from transports.pubsub.server.url import Address
+from transports.pubsub.topology.declared import Topology
+from transports.pubsub.topology.names import Names
+from transports.pubsub.topology.provision import Provision, sweep
+from transports.pubsub.topology.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from transports.pubsub.session import Session
@@ -37,12 +45,21 @@ class Link:
         self.names = Names(address.prefix)
         self.client = Client(address, options)
         self.keeper = Keeper(self.client, options)
-        self.topology = Topology(self.client, self.names, options)
+        self.requeues = Requeues()
+        self.provision = Provision(self.client, self.names, options)
+        self.topology = Topology(self.provision, self.names, options)
+        self.publisher = Publisher(self)
+        self.dead_letters = DeadLetters(self.client, self.keeper, self.provision, options)
+        self.upkeep = Upkeep(self.client, Sizes(self.client.calls), self.topology)
+        self.alarm = Alarm()
+        self.watchdog = Watchdog(self.client, options, sweep=lambda: sweep(self.client, address.prefix))
         self.sessions: WeakSet[Session] = WeakSet()
 
     def close(self) -> None:
         """End everything within the time that `shutdown_timeout_seconds` gives."""
         ends_at = time.monotonic() + self.options.shutdown_timeout_seconds
+        self.watchdog.close()
+        self.alarm.close()
         try:
             for session in list(self.sessions):
                 session.close()
@@ -95,11 +112,11 @@ class Links:
 
     def _park(self) -> None:
         for link in list(self._links.values()):
-            link.client.park()
+            link.client.calls.park()
 
     def _unpark(self) -> None:
         for link in list(self._links.values()):
-            link.client.unpark()
+            link.client.calls.unpark()
 
     def _leave_behind(self) -> None:
         # Kept, not dropped: gRPC objects of the parent must not be closed, nor garbage be collected, in a child.

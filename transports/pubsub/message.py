@@ -7,7 +7,7 @@ from typing import Any
 
 from kombu.message import Message as KombuMessage
 
-from transports.pubsub.leases import Lease
+from transports.pubsub.leases.ledger import Lease
 
 
 class Message(KombuMessage):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from itertools import count
@@ -11,18 +10,10 @@ from weakref import ref
 
 from transports.errors import ConnectionFailed
 from transports.pubsub.channel import Channel
-from transports.pubsub.inbox import Inbox
-from transports.pubsub.leases import Lease
-from transports.pubsub.payload import NotAMessage, decode
-from transports.pubsub.stream import Received
+from transports.pubsub.receiving.inbox import Inbox
 
 if TYPE_CHECKING:
     from transports.pubsub.link import Link
-
-logger = logging.getLogger(__name__)
-
-#: Bytes of a message that cannot be read that go into the log.
-_LOGGED_BYTES = 200
 
 
 class Session:
@@ -80,14 +71,6 @@ class Session:
         for _ in range(len(self.inbox)):
             self._dispatch_next()
 
-    def read(self, received: Received, lease: Lease) -> dict[str, Any] | None:
-        """Return the kombu message in a delivery; None: there is none, and the delivery was set aside."""
-        try:
-            return decode(received.data)
-        except NotAMessage as exc:
-            self._set_aside(received, lease, exc)
-            return None
-
     def close(self) -> None:
         """Close all channels; what was settled is told to the server within `shutdown_timeout_seconds`."""
         if self.closed:
@@ -105,22 +88,7 @@ class Session:
         delivery = self.inbox.pop()
         if delivery is None:
             return False
-        channel, request = delivery.consumer.channel, delivery.consumer.request
-        payload = self.read(delivery.received, delivery.lease)
-        if payload is None:
-            channel.qos.release()
-            return False
-        message = channel.accept(payload, delivery.received, delivery.lease, no_ack=request.no_ack, tag=request.tag)
+        request = delivery.consumer.request
+        message = delivery.consumer.channel.accept(delivery.parcel, no_ack=request.no_ack, tag=request.tag)
         request.callback(message)
         return True
-
-    def _set_aside(self, received: Received, lease: Lease, why: NotAMessage) -> None:
-        """Take a message out of the way that nobody can read: given back, it would return for ever."""
-        logger.error(
-            "message %s from %s is not a kombu message (%s) and was dropped; it begins with %r",
-            received.message_id,
-            lease.subscription,
-            why,
-            received.data[:_LOGGED_BYTES],
-        )
-        self.link.keeper.ack(lease)

@@ -12,9 +12,9 @@ from transports.errors import ChannelFailed, ConnectionFailed
 from transports.pubsub.channel import Channel
 from transports.pubsub.link import links
 from transports.pubsub.options import Options
+from transports.pubsub.server.url import Address, parse
 from transports.pubsub.session import Session
-from transports.pubsub.topology import EXCHANGE_TYPES
-from transports.pubsub.url import Address, parse
+from transports.pubsub.topology.declared import EXCHANGE_TYPES
 
 
 class Transport(base.Transport):

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from transports.pubsub.inbox import Delivery
-from transports.pubsub.leases import Lease
-from transports.pubsub.names import Route
-from transports.pubsub.reader import Handlers, Reader
-from transports.pubsub.stream import Received
+from transports.pubsub.receiving.inbox import Delivery
+from transports.pubsub.receiving.intake import Intake
+from transports.pubsub.receiving.parcel import Parcel
+from transports.pubsub.receiving.reader import Handlers, Reader
+from transports.pubsub.topology.declared import Source
 
 if TYPE_CHECKING:
     from transports.pubsub.channel import Channel
@@ -35,18 +35,19 @@ class Consumer:
         self.active = True
         self._readers: dict[str, Reader] = {}
 
-    def read(self, subscription: str, route: Route) -> None:
+    def read(self, source: Source) -> None:
         """Begin to read a subscription of the queue, if that was not begun before."""
-        if subscription in self._readers:
+        if source.subscription in self._readers:
             return
         link = self.channel.link
         handlers = Handlers(
             deliver=self._deliver,
             fail=self.channel.session.inbox.fail,
-            recreate=lambda: link.topology.recreate(self.request.queue, route),
+            recreate=lambda: link.topology.recreate(self.request.queue, source.route),
         )
-        reader = Reader(subscription, handlers, link=link, prefetch=self.channel.qos)
-        self._readers[subscription] = reader
+        intake = Intake(link, self.request.queue, source)
+        reader = Reader(intake, handlers, link=link, prefetch=self.channel.qos)
+        self._readers[source.subscription] = reader
         reader.start()
 
     def end_streams(self) -> None:
@@ -63,5 +64,5 @@ class Consumer:
         for reader in self._readers.values():
             reader.join(timeout_seconds)
 
-    def _deliver(self, received: Received, lease: Lease) -> bool:
-        return self.channel.session.inbox.put(Delivery(self, received, lease))
+    def _deliver(self, parcel: Parcel, priority: int) -> bool:
+        return self.channel.session.inbox.put(Delivery(self, parcel, priority))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -18,14 +19,17 @@ class Received:
     data: bytes
     #: How often it was delivered, where the server counts; else 0.
     delivery_attempt: int = 0
-    #: When it was published, as the server wrote it: the same on every delivery.
-    published: str = ""
+    #: When it was published, in seconds since 1970 by the server's clock: the same on every delivery.
+    published_at: float = 0.0
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 def received(message: Any) -> Received:
     """Take over what Google's `ReceivedMessage` holds."""
     inner = message.message
-    return Received(inner.message_id, message.ack_id, inner.data, message.delivery_attempt, str(inner.publish_time))
+    published_at = inner.publish_time.seconds + inner.publish_time.nanos / 1e9
+    attributes = dict(inner.attributes)
+    return Received(inner.message_id, message.ack_id, inner.data, message.delivery_attempt, published_at, attributes)
 
 
 class Requests:
@@ -69,6 +73,8 @@ class Stream:
         self._over = False
         #: Whether this side ended it.
         self.finishing = False
+        #: When it was opened, in monotonic seconds; None before.
+        self.opened_at: float | None = None
 
     def batches(self, around: AbstractContextManager[None]) -> Iterator[list[Received]]:
         """Yield batches until the stream ends; `around` surrounds the call and translates its errors."""
@@ -76,6 +82,7 @@ class Stream:
             try:
                 with self._lock:
                     self._call = self._start(self._requests)
+                    self.opened_at = time.monotonic()
                 for response in self._call:
                     yield [received(message) for message in response.received_messages]
             finally:

@@ -5,18 +5,19 @@ The socket is readable exactly while the inbox is not empty.
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import threading
-from collections import deque
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from itertools import count
 from typing import TYPE_CHECKING
 
-from transports.pubsub.leases import Lease
-from transports.pubsub.stream import Received
+from transports.pubsub.receiving.parcel import Parcel
 
 if TYPE_CHECKING:
-    from transports.pubsub.consumer import Consumer
+    from transports.pubsub.receiving.consumer import Consumer
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,17 @@ class Delivery:
     """A message on its way to a consumer; it has its slot and its lease."""
 
     consumer: Consumer
-    received: Received
-    lease: Lease
+    parcel: Parcel
+    priority: int = 0
 
 
 class Inbox:
-    """Deliveries and errors, first in, first out."""
+    """Deliveries and errors: errors first, then by priority, then first in, first out."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._items: deque[Delivery | Exception] = deque()
+        self._items: list[tuple[float, int, Delivery | Exception]] = []
+        self._order = count()
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._signalled = False
@@ -50,21 +52,19 @@ class Inbox:
         with self._lock:
             if self._closed or not delivery.consumer.active:
                 return False
-            self._items.append(delivery)
-            self._signal()
+            self._add(-delivery.priority, delivery)
             return True
 
     def fail(self, exc: Exception) -> None:
         """Have the consuming thread raise an error."""
         with self._lock:
             if not self._closed:
-                self._items.append(exc)
-                self._signal()
+                self._add(-math.inf, exc)
 
     def pop(self) -> Delivery | None:
         """Return the next delivery, or None; raise the next error."""
         with self._lock:
-            item = self._items.popleft() if self._items else None
+            item = heappop(self._items)[2] if self._items else None
             self._quiet_if_empty()
         if isinstance(item, Exception):
             raise item
@@ -74,9 +74,14 @@ class Inbox:
         """Take out what is waiting for a consumer, which gets nothing any more."""
         with self._lock:
             consumer.active = False
-            mine = [item for item in self._items if isinstance(item, Delivery) and item.consumer is consumer]
-            others = (item for item in self._items if not isinstance(item, Delivery) or item.consumer is not consumer)
-            self._items = deque(others)
+            entries, self._items = self._items, []
+            mine = []
+            for entry in entries:
+                if isinstance(entry[2], Delivery) and entry[2].consumer is consumer:
+                    mine.append(entry[2])
+                else:
+                    self._items.append(entry)
+            heapify(self._items)
             self._quiet_if_empty()
             return mine
 
@@ -94,6 +99,10 @@ class Inbox:
                 self._signalled = False
                 self._reader.close()
                 self._writer.close()
+
+    def _add(self, rank: float, item: Delivery | Exception) -> None:
+        heappush(self._items, (rank, next(self._order), item))
+        self._signal()
 
     def _quiet_if_empty(self) -> None:
         if not self._items and self._signalled:

@@ -19,9 +19,12 @@ _REMEMBERED = 10_000
 _BATCH_IDS = 1000
 _BATCH_BYTES = 400_000
 
+#: Longest lease Pub/Sub grants.
+LONGEST_SECONDS = 600
+
 #: Subscription, message id and time of publishing: what stays the same over redeliveries. The time is needed because a
 #: server that lost its data counts its messages from 1 again.
-Key = tuple[str, str, str]
+Key = tuple[str, str, float]
 
 
 @dataclass(slots=True, eq=False)
@@ -34,13 +37,13 @@ class Lease:
     taken_at: float
     expires_at: float
     renew_at: float
-    published: str = ""
+    published_at: float = 0.0
     settled: bool = False
     lost: bool = False
 
     @property
     def key(self) -> Key:
-        return self.subscription, self.message_id, self.published
+        return self.subscription, self.message_id, self.published_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +76,14 @@ class Ledger:
         """Say whether the server knows everything it has to be told."""
         return not self.acks and not self.deadlines
 
-    def hold(self, subscription: str, message_id: str, ack_id: str, now: float, published: str = "") -> Lease | None:
+    def hold(
+        self, subscription: str, message_id: str, ack_id: str, now: float, published_at: float = 0.0
+    ) -> Lease | None:
         """Take a delivery in; None: it is one of a message that is held or done here already, do not dispatch it."""
-        key = subscription, message_id, published
+        key = subscription, message_id, published_at
         self.deferred.pop(key, None)
         known = self.held.get(key)
-        lease = known or Lease(subscription, message_id, ack_id, now, now, now, published)
+        lease = known or Lease(subscription, message_id, ack_id, now, now, now, published_at)
         lease.ack_id = ack_id
         lease.expires_at = now + self.options.stream_ack_deadline_seconds
         lease.lost = False

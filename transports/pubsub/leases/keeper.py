@@ -17,8 +17,8 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Protocol, TypeVar
 
-from transports.errors import ConnectionFailed, PermissionMissing, TransportError
-from transports.pubsub.leases import Deadline, Lease, Ledger, batches
+from transports.errors import ConnectionFailed, LeasesRefused, PermissionMissing, TransportError
+from transports.pubsub.leases.ledger import LONGEST_SECONDS, Deadline, Lease, Ledger, batches
 from transports.pubsub.options import Options
 
 logger = logging.getLogger(__name__)
@@ -27,8 +27,6 @@ logger = logging.getLogger(__name__)
 _FIRST_PAUSE_SECONDS = 0.1
 #: Most seconds between two attempts: shorter than the shortest lease in use.
 _PAUSE_CEILING_SECONDS = 5.0
-#: Longest lease Pub/Sub grants.
-_LONGEST_SECONDS = 600
 
 Held = TypeVar("Held", Lease, Deadline)
 Group = TypeVar("Group")
@@ -69,10 +67,10 @@ class Keeper:
         self._pause = 0.0
         self._resume_at = 0.0
 
-    def hold(self, subscription: str, message_id: str, ack_id: str, published: str = "") -> Lease | None:
+    def hold(self, subscription: str, message_id: str, ack_id: str, published_at: float = 0.0) -> Lease | None:
         """Take a delivery in; None: this message is held or done here already, do not dispatch it."""
         with self._lock:
-            lease = self._ledger.hold(subscription, message_id, ack_id, time.monotonic(), published)
+            lease = self._ledger.hold(subscription, message_id, ack_id, time.monotonic(), published_at)
             self._start()
         self._orders.put(None)
         return lease
@@ -88,7 +86,7 @@ class Keeper:
 
     def defer(self, lease: Lease, seconds: float) -> None:
         """Let a message come back after so many seconds, at most 600."""
-        seconds = min(_LONGEST_SECONDS, math.ceil(seconds))
+        seconds = min(LONGEST_SECONDS, math.ceil(seconds))
         with self._lock:
             self._ledger.set_deadline(lease, seconds, time.monotonic())
         self._orders.put(None)
@@ -177,6 +175,8 @@ class Keeper:
                 if answer is not Answer.NONE:
                     with self._lock:
                         self._ledger.acked(told)
+                for lease in told if answer is Answer.NO else ():
+                    self._lose(lease, "its acknowledgement was refused")
 
     def _send_deadlines(self) -> None:
         with self._lock:
@@ -216,7 +216,7 @@ class Keeper:
                 self._lose(lease, "the server refused to renew it")
 
     def _wanted(self, lease: Lease, now: float) -> int:
-        return min(_LONGEST_SECONDS, math.ceil(self._options.lease_seconds(now - lease.taken_at)))
+        return min(LONGEST_SECONDS, math.ceil(self._options.lease_seconds(now - lease.taken_at)))
 
     def _set_deadline(self, subscription: str, seconds: int, ack_ids: Sequence[str]) -> None:
         self._server.modify_ack_deadline(subscription, ack_ids, seconds)
@@ -227,11 +227,26 @@ class Keeper:
         """Make a call in batches; a batch that is refused for one of its messages is told one by one."""
         by_id = {item.ack_id: item for item in items}
         for batch in batches(by_id):
+            for ack_ids, answer in self._asked(call, batch):
+                yield [by_id[ack_id] for ack_id in ack_ids], answer
+
+    def _asked(
+        self, call: Callable[[Sequence[str]], None], batch: Sequence[str]
+    ) -> Iterator[tuple[Sequence[str], Answer]]:
+        try:
             answer = self._ask(call, batch)
-            if answer is Answer.NO and len(batch) > 1:
-                yield from (([by_id[ack_id]], self._ask(call, [ack_id])) for ack_id in batch)
-            else:
-                yield [by_id[ack_id] for ack_id in batch], answer
+        except LeasesRefused as exc:
+            # The server says which: the others are done.
+            yield [ack_id for ack_id in batch if ack_id in exc.lost], Answer.NO
+            yield [ack_id for ack_id in batch if ack_id in exc.again], Answer.NONE
+            yield [ack_id for ack_id in batch if ack_id not in exc.lost | exc.again], Answer.YES
+            if exc.again:
+                self._back_off()
+            return
+        if answer is Answer.NO and len(batch) > 1:
+            yield from (each for ack_id in batch for each in self._asked(call, [ack_id]))
+        else:
+            yield batch, answer
 
     def _ask(self, call: Callable[[Sequence[str]], None], ack_ids: Sequence[str]) -> Answer:
         try:
@@ -242,6 +257,8 @@ class Keeper:
                 logger.warning("the lease of %d message(s) waits for the server: %s", len(ack_ids), exc)
             self._back_off()
             return Answer.NONE
+        except LeasesRefused:
+            raise
         except TransportError as exc:
             if len(ack_ids) == 1:
                 logger.error("Pub/Sub did not accept what became of a message: %s", exc)

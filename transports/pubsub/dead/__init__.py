@@ -1,0 +1,1 @@
+"""Messages that were set aside: what they are, where they go, and how they come back."""

@@ -1,0 +1,1 @@
+"""What this process holds, and what the server has yet to be told about it."""

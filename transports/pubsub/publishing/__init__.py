@@ -1,0 +1,1 @@
+"""From a publisher to confirmed messages."""

@@ -1,0 +1,40 @@
+"""What a message says about when it may be delivered. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+
+def eta(payload: dict[str, Any]) -> float | None:
+    """Return the time before which a Celery task must not run, in seconds since 1970; None: there is none."""
+    given = (payload.get("headers") or {}).get("eta")
+    if not given:
+        return None
+    try:
+        when = datetime.fromisoformat(str(given))
+    except ValueError:
+        return None  # not ours to judge: Celery says what is wrong with it
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+
+
+def deliver_now(payload: dict[str, Any]) -> None:
+    """Take the ETA of a message that is due away from Celery's worker, which would raise its prefetch limit for it.
+
+    It stays readable as ``delivery_info["eta"]``.
+    """
+    info = payload["properties"].get("delivery_info") or {}
+    payload["properties"]["delivery_info"] = {**info, "eta": payload["headers"]["eta"]}
+    payload["headers"]["eta"] = None
+
+
+def time_to_live_seconds(payload: dict[str, Any], queue_ttl_seconds: float | None) -> float | None:
+    """Return for how long after its publishing a message is wanted; None: for ever."""
+    given = payload["properties"].get("expiration")
+    try:
+        # AMQP writes milliseconds, as text.
+        own = float(given) / 1000 if given not in (None, "") else None
+    except (TypeError, ValueError):
+        own = None
+    known = [ttl for ttl in (own, queue_ttl_seconds) if ttl is not None]
+    return min(known, default=None)

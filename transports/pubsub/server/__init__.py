@@ -1,0 +1,1 @@
+"""The Pub/Sub server as this transport sees it: addresses, calls, streams, and what can go wrong with them."""
