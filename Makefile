@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test torture bench lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    run the main job: broker, worker, one real experiment, from submission to its end"
 	@echo "make test    all tests; those that need Docker, Google's emulator or Chromium skip where there is none"
+	@echo "make torture what takes long: real time constants, many rounds, soaks; writes docs/torture.md"
+	@echo "make bench   speed beside that of rivals and of bare clients; writes docs/benchmarks.md"
 	@echo "make lint    ruff, ruff format, mypy --strict"
 	@echo "make clean   remove what these made"
 
@@ -24,6 +26,12 @@ demo: $(VENV)/ready
 # Most tests wait for other processes, so more of them run at a time than there are cores.
 test: $(VENV)/ready
 	$(BIN)/pytest --numprocesses 4
+
+torture: $(VENV)/ready
+	$(BIN)/python scripts/torture.py
+
+bench: $(VENV)/ready
+	$(BIN)/python benchmarks/transport.py --markdown docs/benchmarks.md
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

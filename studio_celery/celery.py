@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,11 +16,11 @@ from celery import Celery
 from celery.loaders.base import BaseLoader
 
 import transports  # noqa: F401  (makes `pubsub://` known to kombu)
-from studio_celery import rejected
 from studio_celery import settings as settings_module
 from studio_celery.services import Services
 from studio_celery.settings import Settings
 from studio_celery.world import resolve
+from transports.pubsub.dead.letter import DeadLetter
 
 #: What a configuration file cannot change: one message is taken for each free place, and a lost connection
 #: stops nothing.
@@ -29,6 +30,8 @@ ENFORCED: Mapping[str, Any] = {
     "task_serializer": "json",
     "result_serializer": "json",
     "task_create_missing_queues": True,
+    # The journal has an experiment's end before its chord and its chain are told of it.
+    "worker_deduplicate_successful_tasks": False,
     "task_time_limit": None,
     "task_soft_time_limit": None,
 }
@@ -75,7 +78,7 @@ def _transport_options(broker_url: str, settings: Settings) -> dict[str, Any]:
         return {
             "lease_floor_seconds": settings.lease_floor_seconds,
             "connect_timeout_seconds": settings.connect_seconds,
-            "on_dead_letter": rejected.keep,
+            "on_dead_letter": keep_rejected,
         }
     return {"confirm_publish": True} if scheme.endswith(("amqp", "amqps")) else {}
 
@@ -102,3 +105,13 @@ class StudioCelery(Celery):
 
 
 app = StudioCelery("studio", loader=StudioLoader, set_as_current=True)
+
+
+def keep_rejected(letter: DeadLetter) -> None:
+    """Record under `rejected/` what the transport could not deliver; it acknowledges the message after that."""
+    facts = {
+        "reason": letter.reason,
+        "published_at": datetime.fromtimestamp(letter.published_at, UTC).isoformat(),
+        "message": letter.data.decode("utf-8", "backslashreplace"),
+    }
+    app.services.store.reject(letter.queue, letter.message_id, facts)

@@ -6,7 +6,10 @@ import json
 import signal
 from pathlib import Path
 
+import grpc
 import pytest
+from google.pubsub_v1 import PublisherClient, types
+from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from processes import Studio
 from studio import alive, wait_for
 
@@ -51,6 +54,24 @@ def test_the_variables_of_another_celery_project_do_not_matter(studio: Studio) -
     studio.worker("q")
     experiment = studio.submit("--queue", "q", studio.script("print(1)"))
     assert studio.ended(experiment)["status"] == "finished"
+
+
+def test_a_poisoned_message_goes_to_the_store_and_the_worker_goes_on(studio: Studio) -> None:
+    studio.worker("q")
+    url = studio.environ["STUDIO_BROKER_URL"]
+    address, _, project = url.removeprefix("pubsub://").partition("/")
+    with grpc.insecure_channel(address) as channel:
+        publisher = PublisherClient(transport=PublisherGrpcTransport(channel=channel))
+        publisher.publish(
+            topic=f"projects/{project}/topics/celery-q", messages=[types.PubsubMessage(data=b"\xffpoison")]
+        )
+    experiment = studio.submit("--queue", "q", studio.script("print(1)"))
+    assert studio.ended(experiment)["status"] == "finished"
+    rejected = studio.home / "store" / "rejected" / "q"
+    (found,) = wait_for("the message in the store", lambda: list(rejected.glob("*.json")))
+    facts = json.loads(found.read_bytes())
+    assert "not a kombu message" in facts["reason"]
+    assert facts["message"] == "\\xffpoison"
 
 
 def test_revoking_is_stopping(studio: Studio) -> None:

@@ -14,7 +14,8 @@ from transports.pubsub.leases.ledger import Lease
 from transports.pubsub.receiving.inbox import Delivery, Inbox
 from transports.pubsub.receiving.parcel import Parcel
 from transports.pubsub.receiving.prefetch import Prefetch
-from transports.pubsub.server.stream import Received, Requests
+from transports.pubsub.server.messages import Received
+from transports.pubsub.server.stream import Requests
 
 
 def delivery(consumer: Any, name: str = "m", priority: int = 0) -> Delivery:
@@ -105,6 +106,7 @@ class TestPrefetch:
         full = []
         prefetch = Prefetch(ceiling=10, on_full=lambda: full.append(True))
         prefetch.set_limit(2)
+        full.clear()
         assert [prefetch.take() for _ in range(3)] == [True, True, False]
         assert full == [True]
         prefetch.release()

@@ -73,7 +73,7 @@ def held(keeper: Keeper, name: str) -> Lease:
     return lease
 
 
-def test_a_message_is_leased_at_once_and_again(server: MemoryServer, keeper: Keeper) -> None:
+def test_a_message_is_leased_after_a_moment_and_again(server: MemoryServer, keeper: Keeper) -> None:
     held(keeper, "a")
     server.wait_for(("a", 1))
     server.deadlines.clear()

@@ -30,8 +30,10 @@ def test_a_lease_is_a_tenth_of_the_time_held_within_limits(held_seconds: float, 
     assert Options().lease_seconds(held_seconds) == lease_seconds
 
 
-def test_a_new_message_is_leased_at_once_and_again_after_a_third(ledger: Ledger) -> None:
-    lease = held(ledger, now=100.0)
+def test_a_new_message_is_leased_after_a_moment_and_again_after_a_third(ledger: Ledger) -> None:
+    lease = held(ledger, now=99.5)
+    assert lease.expires_at == 99.5 + Options().stream_ack_deadline_seconds
+    assert ledger.take_due(99.9) == []
     assert ledger.take_due(100.0) == [lease]
     ledger.renewed(lease, 45, 100.0)
     assert lease.expires_at == 145.0
@@ -41,7 +43,7 @@ def test_a_new_message_is_leased_at_once_and_again_after_a_third(ledger: Ledger)
 
 def test_a_lease_that_could_not_be_renewed_is_tried_again(ledger: Ledger) -> None:
     lease = held(ledger)
-    assert ledger.take_due(0.0) == [lease]
+    assert ledger.take_due(0.5) == [lease]
     ledger.postpone(lease, 2.0)
     assert ledger.next_due() == 2.0
     assert lease.expires_at == Options().stream_ack_deadline_seconds
@@ -79,7 +81,7 @@ def test_a_redelivery_of_what_was_acknowledged_is_acknowledged_again(ledger: Led
 def test_what_was_acknowledged_stays_leased_until_the_server_confirms(ledger: Ledger) -> None:
     lease = held(ledger)
     ledger.ack(lease)
-    assert ledger.take_due(0.0) == [lease]
+    assert ledger.take_due(0.5) == [lease]
     ledger.acked([lease])
     assert ledger.next_due() is None
     assert ledger.held == {}

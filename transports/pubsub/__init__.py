@@ -5,11 +5,13 @@ URL
     ``pubsub://PROJECT?credentials=key.json``  Google, with this key
     ``pubsub://PROJECT?endpoint=europe-west1-pubsub.googleapis.com``  one region
     ``pubsub://HOST:PORT/PROJECT``             a server without TLS: the local broker, Google's emulator
+    ``pubsub://HOST:PORT/PROJECT?ca=ca.pem``   a local broker with TLS, trusted by this certificate
     ``?prefix=NAME-``                          before all topics and subscriptions, default ``celery-``
 
     Without PROJECT it is the credentials' own. ``PUBSUB_EMULATOR_HOST`` is honoured unless the URL names a server or an
-    endpoint. ``prefix``, ``endpoint`` and ``credentials`` may also be transport options, and have to be where kombu is
-    given several URLs to try in turn: it does not pass on what follows a question mark.
+    endpoint. ``prefix``, ``endpoint``, ``credentials`` and ``ca`` may also be transport options, and have to be where
+    kombu is given several URLs to try in turn: it does not pass on what follows a question mark. A token for a local
+    broker comes from the option `token_file`, ``PUBSUB_TOKEN`` or ``PUBSUB_TOKEN_FILE``, never from the URL.
 
 Guarantees
     *Published is stored.* `publish` returns when the server has confirmed, or raises within `publish_timeout_seconds`.

@@ -43,6 +43,7 @@ class Channel(StdChannel):
             ceiling=options.prefetch_ceiling,
             on_full=self._end_streams,
             settle_seconds=options.priority_settle_seconds,
+            limits_are_kept=lambda: self.link.limits_are_kept,
         )
         self.closed = False
         self._closing = threading.Lock()
@@ -67,8 +68,7 @@ class Channel(StdChannel):
     def exchange_bind(self, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError("Pub/Sub cannot bind an exchange to an exchange")
 
-    def exchange_unbind(self, *args: Any, **kwargs: Any) -> None:
-        raise NotImplementedError("Pub/Sub cannot bind an exchange to an exchange")
+    exchange_unbind = exchange_bind
 
     def queue_declare(
         self,
@@ -93,7 +93,7 @@ class Channel(StdChannel):
         self.link.topology.declare_queue(queue, declaration, owner=self)
         if declaration.temporary:
             self._unbound.add(queue)
-        return queue_declare_ok_t(queue, _UNKNOWN, _UNKNOWN)
+        return queue_declare_ok_t(queue, _UNKNOWN, 0)  # with others, kombu warns of a second worker of the same name
 
     def prepare_queue_arguments(self, arguments: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return dict(to_rabbitmq_queue_arguments(arguments, **kwargs))
@@ -120,6 +120,10 @@ class Channel(StdChannel):
         self._check_usable()
         self.link.upkeep.delete(queue, if_unused=if_unused, if_empty=if_empty)
         return 0
+
+    def after_reply_message_received(self, queue: str) -> None:
+        """Delete a reply queue: kombu's remote control names a new one for each request, and never deletes any."""
+        self.link.topology.discard(queue)
 
     # -- publishing ---------------------------------------------------------------------------------------------------
 
@@ -180,12 +184,9 @@ class Channel(StdChannel):
         sources = self.link.topology.sources(queue)
         seconds = self.link.options.get_timeout_seconds / max(1, len(sources))
         for source in sorted(sources, key=lambda source: -source.route.step):
-            for received in self.link.client.pull(source.subscription, timeout_seconds=seconds):
-                parcel = Intake(self.link, queue, source).take_in(received)
-                if parcel is not None and parcel.due_in_seconds > 0:
-                    self.link.keeper.defer(parcel.lease, parcel.due_in_seconds)
-                elif parcel is not None:
-                    return self.accept(parcel, no_ack=no_ack)
+            parcel = Intake(self.link, queue, source).pull(seconds)
+            if parcel is not None:
+                return self.accept(parcel, no_ack=no_ack)
         return None
 
     def accept(self, parcel: Parcel, *, no_ack: bool, tag: str | None = None) -> Message:
@@ -199,9 +200,7 @@ class Channel(StdChannel):
             "delivery_count": delivery_count,
             "consumer_tag": tag,
         }
-        message = Message(
-            parcel.payload, channel=self, tag=next(self._tags), lease=parcel.lease, counted=tag is not None
-        )
+        message = Message(parcel, channel=self, tag=next(self._tags), counted=tag is not None)
         if no_ack:
             self._settle(message)
             self.link.keeper.ack(parcel.lease)
@@ -229,7 +228,7 @@ class Channel(StdChannel):
 
     def basic_defer(self, delivery_tag: int, seconds: float) -> None:
         """Let a message come back after so many seconds."""
-        for message in self._taken([delivery_tag]):
+        for message in self._taken([delivery_tag], put_off=True):
             self.link.keeper.defer(message.lease, seconds)
 
     def basic_recover(self, requeue: bool = True, **kwargs: Any) -> None:
@@ -263,21 +262,22 @@ class Channel(StdChannel):
         if self.closed or not self.session.is_here:
             raise ConnectionFailed("this channel was closed, or belongs to a parent process: open another one")
 
-    def _taken(self, tags: list[int]) -> list[Message]:
+    def _taken(self, tags: list[int], *, put_off: bool = False) -> list[Message]:
         """Take messages out of the unsettled ones; who comes second with the same tag gets nothing."""
         messages = [message for message in (self._unacked.pop(tag, None) for tag in tags) if message is not None]
         for message in messages:
-            self._settle(message)
+            self._settle(message, put_off=put_off)
         return messages
 
-    def _settle(self, message: Message) -> None:
-        message.settle()
+    def _settle(self, message: Message, *, put_off: bool = False) -> None:
         if message.counted:
             self.qos.release()
+        message.settle(put_off=put_off)
 
     def _cancel(self, consumer: Consumer) -> None:
         for delivery in consumer.stop():
             self.link.keeper.nack(delivery.parcel.lease)
+            delivery.parcel.settle()
             self.qos.release()
 
     def _end_streams(self) -> None:

@@ -48,11 +48,14 @@ class Link:
         self.requeues = Requeues()
         self.provision = Provision(self.client, self.names, options)
         self.topology = Topology(self.provision, self.names, options)
-        self.publisher = Publisher(self)
+        self.publisher = Publisher(self.client, self.topology, self.provision, options)
         self.dead_letters = DeadLetters(self.client, self.keeper, self.provision, options)
         self.upkeep = Upkeep(self.client, Sizes(self.client.calls), self.topology)
         self.alarm = Alarm()
         self.watchdog = Watchdog(self.client, options, sweep=lambda: sweep(self.client, address.prefix))
+        self.client.calls.on_silence = self.watchdog.suspect
+        #: Whether the server sends no more on a stream than it was told; believed until it does.
+        self.limits_are_kept = True
         self.sessions: WeakSet[Session] = WeakSet()
 
     def close(self) -> None:

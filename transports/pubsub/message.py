@@ -7,7 +7,7 @@ from typing import Any
 
 from kombu.message import Message as KombuMessage
 
-from transports.pubsub.leases.ledger import Lease
+from transports.pubsub.receiving.parcel import Parcel
 
 
 class Message(KombuMessage):
@@ -17,7 +17,8 @@ class Message(KombuMessage):
     until it is settled; after that, as long as somebody still refers to it.
     """
 
-    def __init__(self, payload: dict[str, Any], *, channel: Any, tag: int, lease: Lease, counted: bool) -> None:
+    def __init__(self, parcel: Parcel, *, channel: Any, tag: int, counted: bool) -> None:
+        payload = parcel.payload
         properties = payload["properties"]
         super().__init__(
             body=payload["body"],
@@ -31,7 +32,8 @@ class Message(KombuMessage):
             postencode="utf-8",
         )
         self._state: str
-        self.lease = lease
+        self.lease = parcel.lease
+        self._allotment = parcel.allotment
         #: Whether it takes up a slot of the prefetch limit.
         self.counted = counted
         self._finalizer: Any = None
@@ -48,7 +50,12 @@ class Message(KombuMessage):
         self._finalizer = weakref.finalize(self, keeper.forget, self.lease)
         self._finalizer.atexit = False
 
-    def settle(self) -> None:
-        """Note that the lease is dealt with."""
+    def settle(self, *, put_off: bool = False) -> None:
+        """Note that the lease is dealt with; `put_off`: the server still counts the message."""
         if self._finalizer is not None:
             self._finalizer.detach()
+        if self._allotment is not None:
+            if put_off:
+                self._allotment.spend()
+            else:
+                self._allotment.settle()

@@ -30,6 +30,8 @@ class Options:
     lease_fraction: float = 0.1
     #: Part of a lease after which it is renewed.
     renew_fraction: float = 1 / 3
+    #: Seconds after which a message is leased for the first time by us; until then it is by the server's own lease.
+    first_renewal_seconds: float = 0.5
     #: Seconds within which a publish is confirmed or fails.
     publish_timeout_seconds: float = 60.0
     #: Seconds within which a server answers a new connection; also for transient and broadcast messages.
@@ -65,8 +67,9 @@ class Options:
     #: The priorities that lasting queues tell apart, lowest first, as in ``(0, 3, 6, 9)``; a message goes by the
     #: highest that is not above its own. Empty: only queues with an ``x-max-priority`` have any. All sides must agree.
     priority_steps: tuple[int, ...] = ()
-    #: Seconds that a higher priority is given to come first whenever a consumer begins to receive.
-    priority_settle_seconds: float = 0.05
+    #: Seconds that a higher priority is given to come first whenever a consumer begins to receive: longer than a server
+    #: takes for the first message of a stream (Google's emulator 60 ms). A low one waits so long when slots were full.
+    priority_settle_seconds: float = 0.15
     #: How often a message is given back by whom it was delivered to before it is set aside; 0 means without limit.
     max_requeues: int = 20
     #: Seconds before its ETA at which a message is taken in and held, without a slot, to be delivered on time.

@@ -9,15 +9,15 @@ with app.connection_for_write() as connection:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from kombu import Connection
 
 from transports.errors import QueueNotFound
 from transports.pubsub.dead.letter import DeadLetter
-from transports.pubsub.server.client import Outgoing
-from transports.pubsub.server.stream import Received
+from transports.pubsub.leases.ledger import batches
+from transports.pubsub.server.messages import Outgoing, Received
 from transports.pubsub.topology.names import Route
 
 #: Messages asked for at a time.
@@ -37,9 +37,9 @@ class DeadLetterDesk:
 
     def letters(self) -> list[DeadLetter]:
         """Return what was set aside, and leave it there; nothing was if there is no dead-letter topic."""
-        with_ids = list(self._taken())
-        self._give_back([received for received, _ in with_ids])
-        return [letter for _, letter in with_ids]
+        found = [received for page in self._pages() for received in page]
+        self._give_back(found)
+        return [DeadLetter.from_message(received) for received in found]
 
     def replay(self, wanted: Callable[[DeadLetter], Any] = lambda _: True) -> int:
         """Publish letters to their queue again and return how many; each is removed once that was confirmed."""
@@ -54,29 +54,33 @@ class DeadLetterDesk:
         return self._settle(wanted, lambda _: None)
 
     def _settle(self, wanted: Callable[[DeadLetter], Any], how: Callable[[DeadLetter], Any]) -> int:
-        others, count = [], 0
+        left: dict[str, Received] = {}
+        count = 0
         try:
-            for received, letter in self._taken():
-                if not wanted(letter):
-                    others.append(received)
-                    continue
-                how(letter)
-                self._link.client.acknowledge(self._name, [received.ack_id])
-                count += 1
+            for page in self._pages():
+                left.update({received.ack_id: received for received in page})
+                for received in page:
+                    letter = DeadLetter.from_message(received)
+                    if not wanted(letter):
+                        continue
+                    how(letter)
+                    self._link.client.acknowledge(self._name, [received.ack_id])
+                    del left[received.ack_id]
+                    count += 1
         finally:
-            self._give_back(others)
+            self._give_back(left.values())
         return count
 
-    def _taken(self) -> Iterator[tuple[Received, DeadLetter]]:
-        """Lease one letter after the other until there are no more."""
+    def _pages(self) -> Iterator[list[Received]]:
+        """Lease letters, some at a time, until there are no more."""
         try:
-            while batch := self._link.client.pull(self._name, max_messages=_PAGE):
-                ack_ids = [received.ack_id for received in batch]
+            while page := self._link.client.pull(self._name, max_messages=_PAGE):
+                ack_ids = [received.ack_id for received in page]
                 self._link.client.modify_ack_deadline(self._name, ack_ids, _LEASE_SECONDS)
-                yield from ((received, DeadLetter.from_message(received)) for received in batch)
+                yield page
         except QueueNotFound:
             return
 
-    def _give_back(self, batch: list[Received]) -> None:
-        if batch:
-            self._link.client.modify_ack_deadline(self._name, [received.ack_id for received in batch], 0)
+    def _give_back(self, letters: Iterable[Received]) -> None:
+        for ack_ids in batches(received.ack_id for received in letters):
+            self._link.client.modify_ack_deadline(self._name, ack_ids, 0)

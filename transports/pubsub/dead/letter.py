@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transports.pubsub.server.client import Outgoing
-from transports.pubsub.server.stream import Received
+from transports.pubsub.server.messages import Outgoing, Received
 
 #: Longest value of an attribute in Pub/Sub, in bytes.
 _VALUE_BYTES = 1024

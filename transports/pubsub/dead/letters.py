@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 
-from transports.errors import PermissionMissing
+from transports.errors import PermissionMissing, QueueNotFound
 from transports.pubsub.dead.letter import DeadLetter
 from transports.pubsub.leases.keeper import Keeper
 from transports.pubsub.leases.ledger import LONGEST_SECONDS, Lease
 from transports.pubsub.options import Options
 from transports.pubsub.server.client import Client
-from transports.pubsub.server.stream import Received
+from transports.pubsub.server.messages import Received
 from transports.pubsub.topology.provision import Provision
 
 logger = logging.getLogger(__name__)
@@ -53,5 +53,11 @@ class DeadLetters:
         if self._options.on_dead_letter is not None:
             self._options.on_dead_letter(letter)
             return
-        topic = self._provision.ensure_dead(letter.queue)
+        try:
+            self._publish(letter, self._provision.ensure_dead(letter.queue))
+        except QueueNotFound:
+            # Somebody deleted it.
+            self._publish(letter, self._provision.ensure_dead(letter.queue, anew=True))
+
+    def _publish(self, letter: DeadLetter, topic: str) -> None:
         self._client.publish(topic, [letter.to_message()], timeout_seconds=self._options.publish_timeout_seconds)

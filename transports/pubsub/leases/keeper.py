@@ -17,7 +17,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Protocol, TypeVar
 
-from transports.errors import ConnectionFailed, LeasesRefused, PermissionMissing, TransportError
+from transports.errors import ConnectionFailed, LeasesRefused, PermissionMissing, QueueNotFound, TransportError
 from transports.pubsub.leases.ledger import LONGEST_SECONDS, Deadline, Lease, Ledger, batches
 from transports.pubsub.options import Options
 
@@ -39,6 +39,8 @@ class Answer(Enum):
     YES = "yes"
     #: The server will never do it.
     NO = "no"
+    #: It is of no use any more: the queue was deleted.
+    GONE = "gone"
     #: Nobody knows; ask again.
     NONE = "none"
 
@@ -84,11 +86,11 @@ class Keeper:
         """Give a message back: it is redelivered at once."""
         self.defer(lease, 0)
 
-    def defer(self, lease: Lease, seconds: float) -> None:
-        """Let a message come back after so many seconds, at most 600."""
+    def defer(self, lease: Lease, seconds: float, *, ours: bool = True) -> None:
+        """Let a message come back after so many seconds, at most 600; what is `ours` earlier, if this process ends."""
         seconds = min(LONGEST_SECONDS, math.ceil(seconds))
         with self._lock:
-            self._ledger.set_deadline(lease, seconds, time.monotonic())
+            self._ledger.set_deadline(lease, seconds, time.monotonic(), ours=ours)
         self._orders.put(None)
 
     def forget(self, lease: Lease) -> None:
@@ -212,7 +214,7 @@ class Keeper:
                     self._ledger.renewed(lease, seconds, asked_at)
                 elif answer is Answer.NONE:
                     self._ledger.postpone(lease, time.monotonic() + max(self._pause, _FIRST_PAUSE_SECONDS))
-            if answer is Answer.NO and not lease.settled:
+            if answer in (Answer.NO, Answer.GONE) and not lease.settled:
                 self._lose(lease, "the server refused to renew it")
 
     def _wanted(self, lease: Lease, now: float) -> int:
@@ -259,6 +261,10 @@ class Keeper:
             return Answer.NONE
         except LeasesRefused:
             raise
+        except QueueNotFound as exc:
+            # Its messages went with the queue: nothing is redelivered.
+            logger.info("%d message(s) need not be settled any more: %s", len(ack_ids), exc)
+            return Answer.GONE
         except TransportError as exc:
             if len(ack_ids) == 1:
                 logger.error("Pub/Sub did not accept what became of a message: %s", exc)

@@ -15,6 +15,8 @@ from transports.pubsub.options import Options
 
 #: Message ids remembered after their acknowledgement: a late redelivery of one is acknowledged again, not delivered.
 _REMEMBERED = 10_000
+#: Deferred messages that are remembered before those are looked for that have come back meanwhile.
+_PRUNE_AT_LEAST = 1000
 #: Most ack ids in one call, and most bytes of them; Pub/Sub refuses calls of more than 512 KiB.
 _BATCH_IDS = 1000
 _BATCH_BYTES = 400_000
@@ -70,6 +72,7 @@ class Ledger:
     _acked: dict[Key, None] = field(default_factory=dict)
     _due: list[tuple[float, int, Lease]] = field(default_factory=list)
     _order: Iterator[int] = field(default_factory=count)
+    _prune_at: int = _PRUNE_AT_LEAST
 
     @property
     def is_settled(self) -> bool:
@@ -87,7 +90,8 @@ class Ledger:
         lease.ack_id = ack_id
         lease.expires_at = now + self.options.stream_ack_deadline_seconds
         lease.lost = False
-        self._schedule(lease, now)
+        # What is done within moments needs no lease of ours: the server's own is enough.
+        self._schedule(lease, now if known else now + self.options.first_renewal_seconds)
         self.held[key] = lease
         if known is None and key in self._acked:
             self.ack(lease)
@@ -104,8 +108,11 @@ class Ledger:
         if len(self._acked) > _REMEMBERED:
             del self._acked[next(iter(self._acked))]
 
-    def set_deadline(self, lease: Lease, seconds: int, now: float) -> None:
-        """Let go of a message: it comes back after so many seconds, 0 at once."""
+    def set_deadline(self, lease: Lease, seconds: int, now: float, *, ours: bool = True) -> None:
+        """Let go of a message: it comes back after so many seconds, 0 at once.
+
+        What is `ours` is given back early when the process ends, because it was this process that could not use it.
+        """
         if lease.settled:
             return
         lease.settled = True
@@ -113,9 +120,14 @@ class Ledger:
         until = max(lease.expires_at, now + seconds)
         deadline = Deadline(lease.subscription, lease.message_id, lease.ack_id, seconds, until)
         self.deadlines.append(deadline)
-        if seconds:
+        if seconds and ours:
+            self._remember(deadline, lease.key, now)
+
+    def _remember(self, deadline: Deadline, key: Key, now: float) -> None:
+        self.deferred[key] = deadline
+        if len(self.deferred) >= self._prune_at:
             self.deferred = {key: each for key, each in self.deferred.items() if each.until > now}
-            self.deferred[lease.key] = deadline
+            self._prune_at = max(_PRUNE_AT_LEAST, 2 * len(self.deferred))
 
     def give_all_back(self, now: float) -> None:
         """Let go of everything that is not done, also of what was deferred."""

@@ -12,18 +12,18 @@ transient messages, and other transports, are not concerned.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from transports.errors import NotConfirmed, TransportError
 
 if TYPE_CHECKING:
-    from transports.pubsub.publishing.publisher import Publisher
-    from transports.pubsub.server.client import Outgoing
+    from transports.pubsub.server.messages import Outgoing
     from transports.pubsub.topology.names import Route
 
 logger = logging.getLogger(__name__)
@@ -36,10 +36,16 @@ _BATCH_BYTES = 4_000_000
 _current: ContextVar[Bulk | None] = ContextVar("transports_bulk", default=None)
 
 
+class Sender(Protocol):
+    """What a bulk needs of a publisher."""
+
+    def send(self, route: Route, messages: list[Outgoing]) -> None: ...
+
+
 class Batch:
     """Messages for one route, to go in one call."""
 
-    def __init__(self, publisher: Publisher, route: Route) -> None:
+    def __init__(self, publisher: Sender, route: Route) -> None:
         self.publisher = publisher
         self.route = route
         self.messages: list[Outgoing] = []
@@ -65,8 +71,14 @@ class Bulk:
         self._batches: SimpleQueue[Batch | None] = SimpleQueue()
         self._failed: list[tuple[Batch, TransportError]] = []
         self._thread: threading.Thread | None = None
+        self._pid = os.getpid()
 
-    def add(self, publisher: Publisher, route: Route, message: Outgoing) -> None:
+    @property
+    def is_here(self) -> bool:
+        """Say whether this process began it: a forked child publishes for itself."""
+        return self._pid == os.getpid()
+
+    def add(self, publisher: Sender, route: Route, message: Outgoing) -> None:
         key = id(publisher), route
         batch = self._open.get(key)
         if batch is not None and not batch.fits(message):
@@ -115,13 +127,14 @@ class Bulk:
 
 def current() -> Bulk | None:
     """Return the bulk that this thread is in."""
-    return _current.get()
+    found = _current.get()
+    return found if found is not None and found.is_here else None
 
 
 @contextmanager
 def bulk() -> Iterator[None]:
     """Confirm all messages that are published in the block together, at its end."""
-    if _current.get() is not None:
+    if current() is not None:
         yield  # the outer one confirms
         return
     collected = Bulk()
@@ -131,4 +144,5 @@ def bulk() -> Iterator[None]:
     finally:
         _current.reset(token)
         # What was published before an error in the block was published all the same.
-        collected.confirm()
+        if collected.is_here:
+            collected.confirm()

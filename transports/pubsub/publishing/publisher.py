@@ -2,76 +2,92 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Mapping
+from typing import Any
 
 from transports.errors import PermissionMissing, QueueNotFound
+from transports.pubsub.options import Options
 from transports.pubsub.payload import encode
 from transports.pubsub.publishing.bulk import current
-from transports.pubsub.server.client import Outgoing
+from transports.pubsub.server.client import Client
+from transports.pubsub.server.messages import Outgoing
+from transports.pubsub.topology.declared import Topology
 from transports.pubsub.topology.names import Kind, Route
+from transports.pubsub.topology.provision import Provision
 
-if TYPE_CHECKING:
-    from transports.pubsub.link import Link
+logger = logging.getLogger(__name__)
 
 #: kombu's delivery mode of messages that need not survive anything.
 _TRANSIENT = 1
+#: Longest value that is shown as an attribute; Pub/Sub allows 1024 bytes.
+_SHOWN_CHARACTERS = 250
 
 
 class Publisher:
     """Safe to use from any thread."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, client: Client, topology: Topology, provision: Provision, options: Options) -> None:
+        self._client = client
+        self._topology = topology
+        self._provision = provision
+        self._options = options
         # Broadcasts that these credentials may not send.
         self._silent: set[Route] = set()
 
     def publish(self, message: dict[str, Any], *, exchange: str, routing_key: str, timeout_seconds: float = 0) -> None:
         """Publish; on return the server has stored the message, or a bulk has taken it.
 
-        A broadcast that nobody listens to is dropped, as in AMQP. A direct message without a queue raises.
+        A broadcast that nobody listens to is dropped, as in AMQP, and so is an answer that nobody waits for any more.
+        Any other message without a queue raises.
         """
         properties = message["properties"]
-        route = self._link.topology.route(exchange, routing_key, int(properties.get("priority") or 0))
+        route = self._topology.route(exchange, routing_key, int(properties.get("priority") or 0))
         data = encode(message, exchange=exchange, routing_key=routing_key)
-        outgoing = Outgoing(data, _attributes(message, routing_key))
+        outgoing = Outgoing(data, _attributes(message["headers"]))
         lasting = route.kind is not Kind.FANOUT and properties.get("delivery_mode") != _TRANSIENT
         bulk = current()
         if bulk is not None and lasting:
             bulk.add(self, route, outgoing)
             return
-        options = self._link.options
+        options = self._options
         limit = options.publish_timeout_seconds if lasting else options.connect_timeout_seconds
-        self.send(route, [outgoing], timeout_seconds=min(limit, timeout_seconds or limit))
+        try:
+            self.send(route, [outgoing], timeout_seconds=min(limit, timeout_seconds or limit))
+        except QueueNotFound as exc:
+            if not _is_answer(properties):
+                raise
+            logger.info("an answer is dropped, who asked has gone: %s", exc)
 
     def send(self, route: Route, messages: list[Outgoing], *, timeout_seconds: float = 0) -> None:
         """Publish to a route, and create its queues again if somebody deleted them."""
         if route in self._silent:
             return
-        timeout_seconds = timeout_seconds or self._link.options.publish_timeout_seconds
-        topic = self._link.topology.topic(route)
+        timeout_seconds = timeout_seconds or self._options.publish_timeout_seconds
+        topic = self._topology.topic(route)
         try:
-            self._link.client.publish(topic, messages, timeout_seconds=timeout_seconds)
+            self._client.publish(topic, messages, timeout_seconds=timeout_seconds)
         except QueueNotFound:
             if route.kind is not Kind.DIRECT:
                 return
-            if not self._link.topology.recreate_route(route):
+            if not self._topology.recreate_route(route):
                 raise
-            self._link.client.publish(topic, messages, timeout_seconds=timeout_seconds)
+            self._client.publish(topic, messages, timeout_seconds=timeout_seconds)
         except PermissionMissing as exc:
             if route.kind is not Kind.FANOUT:
                 raise
             self._silent.add(route)
-            self._link.provision.warn(exc.permission, "nothing is published; events and remote control are off")
+            self._provision.warn(exc.permission, "nothing is published; events and remote control are off")
 
 
-def _attributes(message: dict[str, Any], routing_key: str) -> dict[str, str]:
-    """Return what is to be seen of a message from outside, by filters and in Google's console."""
-    headers, properties = message["headers"] or {}, message["properties"]
-    shown = {
-        "task": headers.get("task"),
-        "id": headers.get("id"),
-        "routing_key": routing_key,
-        "priority": properties.get("priority"),
-        "eta": headers.get("eta"),
-    }
-    return {key: text for key, value in shown.items() if value and len((text := str(value)).encode()) <= 1024}
+def _is_answer(properties: dict[str, Any]) -> bool:
+    """Say whether this answers a message: what asks for an answer says where to."""
+    return bool(properties.get("correlation_id")) and "reply_to" not in properties
+
+
+def _attributes(headers: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return what is to be seen of a message from outside: by filters, and in Google's console."""
+    if not headers:
+        return {}
+    shown = {key: str(headers[key]) for key in ("task", "id") if headers.get(key)}
+    return {key: value for key, value in shown.items() if len(value) <= _SHOWN_CHARACTERS}

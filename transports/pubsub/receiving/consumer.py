@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from transports.errors import QueueNotFound, TransportError
 from transports.pubsub.receiving.inbox import Delivery
 from transports.pubsub.receiving.intake import Intake
 from transports.pubsub.receiving.parcel import Parcel
@@ -42,7 +43,7 @@ class Consumer:
         link = self.channel.link
         handlers = Handlers(
             deliver=self._deliver,
-            fail=self.channel.session.inbox.fail,
+            fail=lambda exc: self._fail(source, exc),
             recreate=lambda: link.topology.recreate(self.request.queue, source.route),
         )
         intake = Intake(link, self.request.queue, source)
@@ -56,13 +57,20 @@ class Consumer:
 
     def stop(self) -> list[Delivery]:
         """Stop reading; return what was received and not dispatched."""
-        for reader in self._readers.values():
+        for reader in list(self._readers.values()):
             reader.stop()
         return self.channel.session.inbox.cancel(self)
 
     def join(self, timeout_seconds: float) -> None:
-        for reader in self._readers.values():
+        for reader in list(self._readers.values()):
             reader.join(timeout_seconds)
+
+    def _fail(self, source: Source, exc: TransportError) -> None:
+        if isinstance(exc, QueueNotFound) and source not in self.channel.link.topology.sources(self.request.queue):
+            # It was unbound, which is no error; bound again it gets another reader.
+            self._readers.pop(source.subscription, None)
+        else:
+            self.channel.session.inbox.fail(exc)
 
     def _deliver(self, parcel: Parcel, priority: int) -> bool:
         return self.channel.session.inbox.put(Delivery(self, parcel, priority))

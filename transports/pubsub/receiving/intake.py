@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from transports.errors import TransportError
-from transports.pubsub.leases.ledger import LONGEST_SECONDS, Lease
+from transports.pubsub.leases.ledger import Lease
 from transports.pubsub.payload import NotAMessage, decode
 from transports.pubsub.receiving import schedule
+from transports.pubsub.receiving.allotment import Allotment
 from transports.pubsub.receiving.parcel import Parcel
-from transports.pubsub.server.client import Outgoing
-from transports.pubsub.server.stream import Received
+from transports.pubsub.server.messages import Outgoing, Received
 
 if TYPE_CHECKING:
     from transports.pubsub.link import Link
@@ -35,8 +35,8 @@ class Intake:
     queue: str
     source: Source
 
-    def take_in(self, received: Received) -> Parcel | None:
-        """Lease a delivery; None: it is not to be delivered, and was dealt with."""
+    def take_in(self, received: Received, allotment: Allotment | None = None) -> Parcel | None:
+        """Lease a delivery, brought by a stream of this budget; None: it was dealt with and is not to be delivered."""
         name = self.source.subscription
         lease = self.link.keeper.hold(name, received.message_id, received.ack_id, received.published_at)
         if lease is None:
@@ -53,7 +53,20 @@ class Intake:
         if limit and (count := self.link.requeues.count(lease.key)) >= limit:
             self._set_aside(received, lease, f"it was given back {count} times")
             return None
-        return self._when_due(payload, received, lease)
+        parcel = Parcel(received, lease, payload, allotment=allotment)
+        return self._when_due(parcel)
+
+    def pull(self, seconds: float) -> Parcel | None:
+        """Return a message that can be delivered now, or None if none comes within so many seconds."""
+        ends_at = time.monotonic() + seconds
+        while (left := ends_at - time.monotonic()) > 0:
+            for received in self.link.client.pull(self.source.subscription, timeout_seconds=left):
+                parcel = self.take_in(received)
+                if parcel is not None and parcel.due_in_seconds <= 0:
+                    return parcel
+                if parcel is not None:
+                    self.link.keeper.defer(parcel.lease, parcel.due_in_seconds, ours=False)
+        return None
 
     def _is_unwanted(self, payload: dict[str, Any], received: Received) -> bool:
         """Say whether a message is too old, or came by a topic exchange and matches no binding of the queue."""
@@ -62,16 +75,17 @@ class Intake:
         ttl = schedule.time_to_live_seconds(payload, self.link.topology.message_ttl_seconds(self.queue))
         return ttl is not None and received.published_at + ttl <= time.time()
 
-    def _when_due(self, payload: dict[str, Any], received: Received, lease: Lease) -> Parcel | None:
-        eta = schedule.eta(payload)
-        wait = 0.0 if eta is None else eta - time.time()
+    def _when_due(self, parcel: Parcel) -> Parcel | None:
+        eta = schedule.eta(parcel.payload)
+        if eta is None:
+            return parcel
+        wait = eta - time.time()
         if wait > self.link.options.eta_lead_seconds:
-            if not self._renewed(received, lease, wait):
-                self.link.keeper.defer(lease, min(LONGEST_SECONDS, max(1, int(wait - 1))))
+            if not self._renewed(parcel.received, parcel.lease, wait):
+                self.link.keeper.defer(parcel.lease, max(1, int(wait - 1)), ours=False)
             return None
-        if eta is not None:
-            schedule.deliver_now(payload)
-        return Parcel(received, lease, payload, wait)
+        schedule.deliver_now(parcel.payload)
+        return replace(parcel, due_in_seconds=wait)
 
     def _renewed(self, received: Received, lease: Lease, wait: float) -> bool:
         """Publish a message anew that would outlive the time for which Pub/Sub keeps it; return whether it was."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from transports.pubsub.leases.ledger import Lease
-from transports.pubsub.server.stream import Received
+from transports.pubsub.receiving.allotment import Allotment
+from transports.pubsub.server.messages import Received
 
 
 @dataclass(frozen=True)
@@ -19,3 +20,10 @@ class Parcel:
     payload: dict[str, Any]
     #: Seconds until it may be delivered; 0 or less: now.
     due_in_seconds: float = 0.0
+    #: The budget of the stream that brought it; None: it came by no stream.
+    allotment: Allotment | None = None
+
+    def settle(self) -> None:
+        """Note in the budget of its stream that the server knows what became of it."""
+        if self.allotment is not None:
+            self.allotment.settle()

@@ -1,7 +1,9 @@
 """A thread that reads one subscription, as long as its channel has room for messages.
 
-A stream is open only while there is room, is told how much, and is ended as soon as there is none: no message lies
-hidden in a buffer behind one that is worked on for days. What arrives beyond the room is given back at once.
+A stream is opened only when there is room, and is told how much: no message lies hidden in a buffer behind one that is
+worked on for days. On a server that keeps to that it stays open, and brings the next message when one is settled.
+Google's emulator does not keep to it: there, a stream is ended as soon as there is no room. What arrives beyond the
+room goes back within a moment.
 """
 
 from __future__ import annotations
@@ -23,10 +25,12 @@ from transports.errors import (
     ServerUnavailable,
     TransportError,
 )
+from transports.pubsub.receiving.allotment import Allotment
 from transports.pubsub.receiving.intake import Intake
 from transports.pubsub.receiving.parcel import Parcel
 from transports.pubsub.receiving.prefetch import Prefetch
-from transports.pubsub.server.stream import Received, Stream
+from transports.pubsub.server.messages import Received
+from transports.pubsub.server.stream import Stream
 
 if TYPE_CHECKING:
     from transports.pubsub.link import Link
@@ -35,8 +39,15 @@ logger = logging.getLogger(__name__)
 
 #: Seconds before a stream that failed is opened again; doubled each time.
 _FIRST_PAUSE_SECONDS = 0.1
+#: Seconds that opening a stream waits at most until the server knows what was given back from the one before.
+_GIVE_BACK_SECONDS = 0.1
+#: Seconds that a message waits for a slot at most before it is given back.
+_PATIENCE_SECONDS = 0.05
 #: Seconds before a subscription that was deleted is created again.
 _RECREATE_PAUSE_SECONDS = 0.5
+
+#: How often in a row a subscription is created again that is missing again.
+_MOST_MISSED = 5
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,10 @@ class Reader:
         self._stream: Stream | None = None
         self._stopped = threading.Event()
         self._pause = 0.0
+        # How often in a row the subscription was missing.
+        self._missed = 0
+        self._gave_back = False
+        self._surplus = False
         self._thread = threading.Thread(target=self._run, name=f"pubsub-reader-{self._subscription}", daemon=True)
 
     def start(self) -> None:
@@ -112,31 +127,49 @@ class Reader:
                 return
 
     def _read(self, room: int) -> None:
-        """Read one stream to its end; it brings at most as many messages as there was room for.
-
-        What was dealt with on the way in counts too: the server reckons it to this stream, and a new one starts afresh.
-        """
+        """Read one stream to its end."""
         stream = self._stream = self._link.client.stream(
             self._subscription, client_id=self._client_id, max_messages=room
         )
+        allotment = Allotment(room, renew=stream.finish, free=lambda: self._prefetch.free)
         if self._stopped.is_set() or not self._prefetch.can_consume():
             stream.finish()
         brought = 0
         began_at = time.monotonic()
-        self._prefetch.opened(self)
+        if not stream.finishing:
+            self._prefetch.opened(self)
         try:
             for batch in self._link.client.read(stream, self._subscription):
                 self._pause = 0.0
+                self._missed = 0
                 brought += len(batch)
-                for message in self._leased(batch):
-                    self._receive(message)
-                if brought >= room or not self._prefetch.can_consume():
-                    stream.finish()
+                self._receive_all(batch, allotment, stream)
         finally:
             self._prefetch.ended(self)
         self._stream = None
+        if self._gave_back:
+            # What was given back comes first again only if the server knows it before another stream is opened.
+            self._gave_back = False
+            self._link.keeper.flush(_GIVE_BACK_SECONDS)
         if time.monotonic() - began_at < _FIRST_PAUSE_SECONDS and not brought and not stream.finishing:
             self._stopped.wait(_FIRST_PAUSE_SECONDS)
+
+    def _receive_all(self, batch: list[Received], allotment: Allotment, stream: Stream) -> None:
+        allotment.receive(len(batch))
+        if allotment.is_exceeded and not stream.finishing and self._link.limits_are_kept:
+            logger.info(
+                "%s sends more than a stream is told: streams are ended when there is no room", self._link.address
+            )
+            self._link.limits_are_kept = False
+        patient = self._link.limits_are_kept and not stream.finishing
+        until = time.monotonic() + _PATIENCE_SECONDS if patient else 0.0
+        self._surplus = False
+        for message in self._leased(batch):
+            self._receive(message, allotment, until)
+        if self._surplus:
+            self._prefetch.end_streams()
+        elif self._prefetch.ends_when_full and (allotment.is_full or not self._prefetch.can_consume()):
+            stream.finish()
 
     def _leased(self, batch: list[Received]) -> list[Received]:
         """With exactly-once delivery, leave out what is not ours any more: only a confirmed lease counts."""
@@ -151,22 +184,29 @@ class Reader:
             return [message for message in batch if message.ack_id not in exc.lost | exc.again]
         return batch
 
-    def _receive(self, message: Received) -> None:
-        parcel = self._intake.take_in(message)
+    def _receive(self, message: Received, allotment: Allotment, until: float) -> None:
+        parcel = self._intake.take_in(message, allotment)
         if parcel is None:
-            return
-        if parcel.due_in_seconds > 0:
+            allotment.spend()
+        elif parcel.due_in_seconds > 0:
             self._link.alarm.call_in(parcel.due_in_seconds, lambda: self._offer(parcel))
-        else:
-            self._offer(parcel)
+        elif not self._offer(parcel, until):
+            self._surplus = True
 
-    def _offer(self, parcel: Parcel) -> None:
-        """Deliver a message if there is a slot for it, else give it back."""
-        if self._stopped.is_set() or not self._prefetch.take(self._priority):
-            self._link.keeper.nack(parcel.lease)
-        elif not self._handlers.deliver(parcel, self._priority):
-            self._link.keeper.nack(parcel.lease)
+    def _offer(self, parcel: Parcel, until: float = 0.0) -> bool:
+        """Deliver a message if there is a slot for it until then, else give it back."""
+        if self._stopped.is_set() or not self._prefetch.take(self._priority, until=until):
+            self._give_back(parcel)
+            return False
+        if not self._handlers.deliver(parcel, self._priority):
+            self._give_back(parcel)
             self._prefetch.release()
+        return True
+
+    def _give_back(self, parcel: Parcel) -> None:
+        self._gave_back = True
+        self._link.keeper.nack(parcel.lease)
+        parcel.settle()
 
     def _wait_before_trying_again(self, exc: TransportError) -> None:
         if self._pause >= 1:
@@ -178,8 +218,9 @@ class Reader:
         self._wait_before_trying_again(exc)
         # Who deletes a queue deletes its topic next: let that happen first.
         self._stopped.wait(_RECREATE_PAUSE_SECONDS)
+        self._missed += 1
         try:
-            if self._stopped.is_set() or self._handlers.recreate():
+            if self._stopped.is_set() or (self._missed <= _MOST_MISSED and self._handlers.recreate()):
                 return True
         except TransportError as why:
             if isinstance(why, ConnectionFailed) and not isinstance(why, NotAuthenticated):

@@ -29,8 +29,12 @@ def deliver_now(payload: dict[str, Any]) -> None:
 
 
 def time_to_live_seconds(payload: dict[str, Any], queue_ttl_seconds: float | None) -> float | None:
-    """Return for how long after its publishing a message is wanted; None: for ever."""
-    given = payload["properties"].get("expiration")
+    """Return for how long after its publishing a message is wanted; None: for ever.
+
+    What else says when it expires is a Celery task: its worker drops it, and tells who waits for its result.
+    """
+    is_task = (payload.get("headers") or {}).get("expires")
+    given = None if is_task else payload["properties"].get("expiration")
     try:
         # AMQP writes milliseconds, as text.
         own = float(given) / 1000 if given not in (None, "") else None

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from transports.errors import ServerUnavailable
+from transports.errors import ServerUnavailable, TimedOut, TransportError
 from transports.pubsub.options import Options
-from transports.pubsub.server.failures import failure
+from transports.pubsub.server import failures
 from transports.pubsub.server.gate import Gate
-from transports.pubsub.server.stream import Received, Stream
+from transports.pubsub.server.messages import Received
+from transports.pubsub.server.stream import Stream
 from transports.pubsub.server.url import Address
 from transports.pubsub.server.wire import Wire
 
@@ -38,6 +40,8 @@ class Calls:
         self._lock = threading.Lock()
         self._open_wire: Wire | None = None
         self._streams: set[Stream] = set()
+        #: Called when a call got no answer in time: the connection may be dead.
+        self.on_silence: Callable[[], object] = lambda: None
 
     @property
     def project(self) -> str:
@@ -45,18 +49,25 @@ class Calls:
 
     def wire(self) -> Wire:
         """Return the open wire, opened now if there is none."""
-        # Two threads that make clients at once can hang: https://github.com/googleapis/python-pubsub/issues/1101
-        with self._gate, self._lock:
-            if self._open_wire is None:
-                self._open_wire = Wire(self.address)
-            return self._open_wire
+        with self._gate:
+            return self._wire()
 
     def once(self, method: str, request: Mapping[str, Any], *, timeout_seconds: float | None = None) -> Any:
         """Make a call, once."""
+        import grpc
+
         name = _resource(request)
-        stub = self.wire().stub(method)
-        with self.guarded(method, name):
-            return stub(request, timeout=timeout_seconds or self.options.rpc_timeout_seconds, metadata=_routing(name))
+        timeout_seconds = timeout_seconds or self.options.rpc_timeout_seconds
+        # Written out, not `with self.guarded`: this is the way of every message.
+        with self._gate:
+            try:
+                return self._wire().stub(method)(request, timeout=timeout_seconds, metadata=_routing(name))
+            except (grpc.RpcError, ValueError) as exc:
+                failure = self._failure(exc, method, name)
+                # A pull ends like this when there is nothing.
+                if isinstance(failure, TimedOut) and method != "Pull":
+                    self.on_silence()
+                raise failure from exc
 
     def retried(self, method: str, request: Mapping[str, Any], *, timeout_seconds: float | None = None) -> Any:
         """Call until it succeeds, is refused, or the time is up."""
@@ -107,12 +118,8 @@ class Calls:
         with self._gate:
             try:
                 yield
-            except grpc.RpcError as exc:
-                code, details, acks = exc.code().name, exc.details() or "", _ack_errors(exc)
-                raise failure(code, details, method=method, name=name, address=self.address, acks=acks) from exc
-            except ValueError as exc:
-                # gRPC's way to say that the channel was closed by another thread.
-                raise ServerUnavailable(f"the connection to {self.address} was closed: connect again") from exc
+            except (grpc.RpcError, ValueError) as exc:
+                raise self._failure(exc, method, name) from exc
 
     def park(self) -> None:
         """Leave gRPC with all threads, and keep out until `unpark`: the process is about to fork."""
@@ -135,6 +142,21 @@ class Calls:
         if wire is not None:
             wire.close()
 
+    def _wire(self) -> Wire:
+        wire = self._open_wire
+        if wire is None:
+            # Two threads that make clients at once can hang: https://github.com/googleapis/python-pubsub/issues/1101
+            with self._lock:
+                wire = self._open_wire = self._open_wire or Wire(self.address)
+        return wire
+
+    def _failure(self, exc: Any, method: str, name: str) -> TransportError:
+        if isinstance(exc, ValueError):
+            # gRPC's way to say that the channel was closed by another thread.
+            return ServerUnavailable(f"the connection to {self.address} was closed: connect again")
+        code, details, acks = exc.code().name, exc.details() or "", _ack_errors(exc)
+        return failures.failure(code, details, method=method, name=name, address=self.address, acks=acks)
+
 
 def _ack_errors(exc: Any) -> dict[str, str]:
     """Return what a server says about single ack ids, by ack id."""
@@ -154,6 +176,7 @@ def _resource(request: Mapping[str, Any]) -> str:
     return next(str(request[field]) for field in ("name", "subscription", "topic", "project") if field in request)
 
 
+@lru_cache(maxsize=1024)
 def _routing(name: str) -> tuple[tuple[str, str], ...]:
     """Return the header by which Google routes a call."""
     field = "topic" if "/topics/" in name else "subscription" if "/subscriptions/" in name else "project"

@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from transports.errors import AlreadyExists, PermissionMissing, QueueNotFound, RequestRefused, TimedOut
 from transports.pubsub.options import Options
 from transports.pubsub.server.calls import Calls
-from transports.pubsub.server.stream import Received, Requests, Stream, received
+from transports.pubsub.server.messages import Outgoing, Received
+from transports.pubsub.server.stream import Requests, Stream, received
 from transports.pubsub.server.url import Address
 
 #: Largest message Pub/Sub takes; refused here, because servers answer in many ways, or not at all.
 MAX_MESSAGE_BYTES = 10_000_000
-
-
-@dataclass(frozen=True)
-class Outgoing:
-    """A message to be published."""
-
-    data: bytes
-    attributes: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def size_bytes(self) -> int:
-        """What it takes up in a request, a little more rather than less."""
-        return len(self.data) + sum(len(key) + len(value) + 16 for key, value in self.attributes.items()) + 64
 
 
 @dataclass(frozen=True)

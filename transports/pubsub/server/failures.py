@@ -87,6 +87,10 @@ def _leases_refused(name: str, acks: Mapping[str, str]) -> LeasesRefused:
 
 def not_authenticated(address: Address, details: str) -> NotAuthenticated:
     """Return the error for credentials that are missing or refused."""
+    if address.server:
+        shown = "this token" if address.token or address.token_file else "clients without a token"
+        step = "set PUBSUB_TOKEN or PUBSUB_TOKEN_FILE to one that `studio broker token create` made there"
+        return NotAuthenticated(f"{address} does not accept {shown}: {step} ({details})")
     source = address.credentials or "Application Default Credentials"
     step = "check the key file, or run `gcloud auth application-default login`"
     return NotAuthenticated(f"{address} does not accept {source}: {step} ({details})")

@@ -43,9 +43,10 @@ class Size:
 class Sizes:
     """Sizes of subscriptions of one project."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Calls, *, monitoring: Any = None) -> None:
+        """Take the calls to Pub/Sub, and a gRPC channel to Monitoring if it is not to be Google's own."""
         self._calls = calls
-        self._monitoring: Any = None
+        self._monitoring = monitoring
 
     def of(self, subscriptions: Iterable[str]) -> dict[str, Size] | None:
         """Return the sizes of subscriptions, by name; None: they cannot be known here."""
@@ -65,7 +66,8 @@ class Sizes:
         request.update({"project": self._calls.project})
         answer = self._ask(self._calls.wire().channel, _STATISTICS, request, Struct)
         return {
-            each["name"].rpartition("/")[2]: Size(int(each["waiting"]), int(each["consumers"]))
+            # Who works on a message uses the queue, though his stream may be closed meanwhile.
+            each["name"].rpartition("/")[2]: Size(int(each["waiting"]), int(each["consumers"] or each["leased"] > 0))
             for each in MessageToDict(answer).get("subscriptions", [])
         }
 

@@ -4,24 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Received:
-    """A message as the server delivered it."""
-
-    message_id: str
-    ack_id: str
-    data: bytes
-    #: How often it was delivered, where the server counts; else 0.
-    delivery_attempt: int = 0
-    #: When it was published, in seconds since 1970 by the server's clock: the same on every delivery.
-    published_at: float = 0.0
-    attributes: Mapping[str, str] = field(default_factory=dict)
+from transports.pubsub.server.messages import Received
 
 
 def received(message: Any) -> Received:

@@ -3,26 +3,30 @@
 Stubs take plain dictionaries and give protobuf messages. Google's own stubs wrap both in proto-plus, which costs more
 than the rest of a publish together; the messages underneath are the same.
 
-With `client` the only module that imports ``grpc`` and ``google``, and only when a wire is opened.
+With `client` and `bearer` the only module that imports ``grpc`` and ``google``, and only when a wire is opened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from transports.errors import NotAuthenticated
 from transports.pubsub.server.failures import not_authenticated
+from transports.pubsub.server.token import token_of
 from transports.pubsub.server.url import Address
 
 #: OAuth scope of Pub/Sub.
 _SCOPES = ("https://www.googleapis.com/auth/pubsub",)
 #: Milliseconds between pings on an idle connection to Google: a dead network is noticed.
 _KEEPALIVE_MS = 30_000
-#: The same for a server without TLS: gRPC servers hang up on clients that ping more often than every five minutes.
+#: The same for other servers: gRPC servers hang up on clients that ping more often than every five minutes.
 _PLAIN_KEEPALIVE_MS = 310_000
 #: Channel options; reconnecting stays quick after a long outage, and no message is too large for the client.
 _OPTIONS = (
+    # Else the next channel to the same server takes over a connection that may be dead.
+    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -55,7 +59,7 @@ class Wire:
     """An open gRPC channel, a stub for each method of Pub/Sub, and the project's id."""
 
     def __init__(self, address: Address) -> None:
-        self.channel, self.project = _plain(address) if address.server else _secure(address)
+        self.channel, self.project = _ours(address) if address.server else _secure(address)
         self._stubs = {
             method: self._made(f"/google.pubsub.v1.{service}/{method}", *types)
             for service, methods in (("Publisher", _PUBLISHER), ("Subscriber", _SUBSCRIBER))
@@ -94,11 +98,29 @@ class Wire:
         self.channel.close()
 
 
-def _plain(address: Address) -> tuple[Any, str]:
+def _ours(address: Address) -> tuple[Any, str]:
+    """Return the channel to a server that is not Google's."""
     import grpc
 
     options = [*_OPTIONS, ("grpc.keepalive_time_ms", _PLAIN_KEEPALIVE_MS), ("grpc.enable_http_proxy", 0)]
-    return grpc.insecure_channel(address.server, options=options), address.project or ""
+    if address.ca is None:
+        channel = grpc.insecure_channel(address.server, options=options)
+    else:
+        channel = grpc.secure_channel(
+            address.server, grpc.ssl_channel_credentials(_trusted(address.ca)), options=options
+        )
+    if (token := token_of(address)) is None:
+        return channel, address.project or ""
+    from transports.pubsub.server.bearer import Bearer
+
+    return grpc.intercept_channel(channel, Bearer(token)), address.project or ""
+
+
+def _trusted(ca: str) -> bytes:
+    try:
+        return Path(ca).read_bytes()
+    except OSError as exc:
+        raise NotAuthenticated(f"cannot read the certificate {ca} that the broker URL names: {exc.strerror}") from exc
 
 
 def _secure(address: Address) -> tuple[Any, str]:

@@ -84,8 +84,10 @@ class Topology:
         with self._lock:
             known = self._queues.setdefault(queue, Queue(queue, declaration.temporary))
             known.owners.add(owner)
-            known.message_ttl_seconds = declaration.message_ttl_seconds
-            if not known.temporary:
+            # Somebody who declares it without arguments takes none away: messages would wait where nobody looks.
+            if declaration.message_ttl_seconds is not None:
+                known.message_ttl_seconds = declaration.message_ttl_seconds
+            if not known.temporary and (declaration.max_priority or self._options.priority_steps):
                 known.steps = priorities.steps(declaration.max_priority, self._options.priority_steps)
         if not declaration.temporary:
             self.bind(queue, Route("", queue), queue)
@@ -106,13 +108,17 @@ class Topology:
                 self.bind(queue, Route("", queue), queue)
 
     def unbind(self, queue: str, route: Route, key: str) -> None:
+        """End a way to a queue, with what waits on it; the way by its own name, the default exchange's, stays."""
         with self._lock:
             known = self._queue(queue)
+            if route.is_plain and route.key == queue:
+                return
             known.routes[route].discard(key)
             if route.kind is not Kind.TOPIC or not known.routes[route]:
                 del known.routes[route]
                 for step in known.steps:
                     self._provision.delete_subscription(self._names.subscription(queue, route.at(step)))
+                    self._provision.delete_topic(route.at(step))
 
     def sources(self, queue: str) -> list[Source]:
         """Return the subscriptions a queue is read from, but those that these credentials could not create."""
@@ -146,13 +152,12 @@ class Topology:
             return True
 
     def recreate(self, queue: str, route: Route) -> bool:
-        """Create again what somebody deleted; False: it was not declared here."""
+        """Create again what somebody deleted; False: it was not declared here, or that is not permitted."""
         with self._lock:
             known = self._queues.get(queue)
             if known is None or route.at(0) not in known.routes:
                 return False
-            self._provision.ensure(known, route, anew=True)
-            return True
+            return self._provision.ensure(known, route, anew=True)
 
     def recreate_route(self, route: Route) -> bool:
         """Create the queues of a route again; False: none was declared here."""
@@ -174,6 +179,11 @@ class Topology:
             for queue in mine:
                 queue.owners.discard(owner)
             self._take_down(queue for queue in mine if not queue.owners)
+
+    def discard(self, queue: str) -> None:
+        """Take down a temporary queue, whoever has declared it here."""
+        with self._lock:
+            self._take_down([self._queues[queue]] if queue in self._queues else [])
 
     def release_all(self) -> None:
         """Take down all temporary queues: the process ends."""

@@ -37,28 +37,33 @@ class Provision:
         #: For how long the server keeps messages of lasting queues, in seconds; less than was wished on some servers.
         self.retention_seconds = options.retention_seconds
 
-    def ensure(self, queue: Queue, route: Route, *, anew: bool = False) -> None:
-        """Make sure that a queue gets what is published to a route; `anew`: it was there, and is not any more."""
+    def ensure(self, queue: Queue, route: Route, *, anew: bool = False) -> bool:
+        """Make sure that a queue gets what is published to a route; `anew`: it was there, and is not any more.
+
+        Return False if these credentials may not: then it is only assumed.
+        """
         subscription = self._names.subscription(queue.name, route)
         if anew:
             self._ensured.discard(subscription)
         if subscription in self._ensured:
-            return
+            return True
+        # Broadcasts to a process of the same name that was killed are not for this one.
+        emptied = queue.temporary and route.kind is Kind.FANOUT and not anew
         for _ in range(_ATTEMPTS):
             try:
-                self._create(subscription, self._names.topic(route), queue)
+                is_certain = self._create(subscription, self._names.topic(route), queue, emptied=emptied)
             except QueueNotFound as exc:
                 # Somebody deleted the topic between our two calls.
                 gone = exc
             else:
                 self._ensured.add(subscription)
-                return
+                return is_certain
         raise gone
 
-    def ensure_dead(self, queue: str) -> str:
+    def ensure_dead(self, queue: str, *, anew: bool = False) -> str:
         """Make sure that there is a place for what is set aside from a queue, and return its name."""
         name = self._names.dead(queue)
-        if name not in self._ensured:
+        if anew or name not in self._ensured:
             self._create(name, name, Queue(queue))
             self._ensured.add(name)
         return name
@@ -106,7 +111,8 @@ class Provision:
             self._warned.add(permission)
             logger.warning("these credentials lack %s: %s", permission, consequence)
 
-    def _create(self, subscription: str, topic: str, queue: Queue) -> None:
+    def _create(self, subscription: str, topic: str, queue: Queue, *, emptied: bool = False) -> bool:
+        """Create what is missing; return False if that was not permitted."""
         missing = []
         topic_is_new = is_new = False
         try:
@@ -132,6 +138,9 @@ class Provision:
             )
         elif topic_is_new and not is_new:
             self._reattach(subscription, topic, queue)
+        elif emptied and not is_new:
+            self._client.seek_to_now(subscription)
+        return not missing
 
     def _create_topic(self, topic: str, queue: Queue) -> bool:
         labels = {TEMPORARY_SINCE: str(int(time.time()))} if queue.temporary else {}
@@ -184,6 +193,7 @@ def sweep(client: Client, prefix: str, *, older_than_seconds: float = 3600.0) ->
     """Delete topics of temporary queues whose subscriptions have expired, and return how many.
 
     They are left behind by processes that were killed: Pub/Sub deletes subscriptions that nobody uses, never topics.
+    Those of fanout and topic exchanges stay: they are few, and somebody may be about to subscribe again.
     """
     try:
         return sum(_swept(client, topic) for topic in _abandoned(client, prefix, time.time() - older_than_seconds))
@@ -193,9 +203,10 @@ def sweep(client: Client, prefix: str, *, older_than_seconds: float = 3600.0) ->
 
 
 def _abandoned(client: Client, prefix: str, before: float) -> list[str]:
-    """Return the topics that were made for temporary queues before a given time."""
-    found = ((topic, labels.get(TEMPORARY_SINCE, "")) for topic, labels in client.topics())
-    return [topic for topic, since in found if topic.startswith(prefix) and since.isdecimal() and int(since) < before]
+    """Return the topics that were made for direct routes to temporary queues before a given time."""
+    found = ((topic, labels.get(TEMPORARY_SINCE, "")) for topic, labels in client.topics() if topic.startswith(prefix))
+    old = (topic for topic, since in found if since.isdecimal() and int(since) < before)
+    return [topic for topic in old if Names(prefix).route(topic).kind is Kind.DIRECT]
 
 
 def _swept(client: Client, topic: str) -> bool:

@@ -1,0 +1,50 @@
+"""The servers of a run, each a process of its own on a free port of 127.0.0.1: emulator, local broker, Redis."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+# The tests start the same servers.
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from pubsub_servers import ServerProcess, emulator, free_port, local_broker
+
+#: Redis numbers its databases; every measurement takes one of its own.
+_REDIS_DATABASES = 10_000
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """The ``host:port`` of each server."""
+
+    emulator: str
+    local: str
+    redis: str
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Addresses]:
+    """Run all of them; what they store goes into ``folder``."""
+    with ExitStack() as stack:
+        yield Addresses(
+            emulator=stack.enter_context(emulator()),
+            local=stack.enter_context(local_broker(folder / "broker")),
+            redis=stack.enter_context(_redis(folder)),
+        )
+
+
+@contextmanager
+def _redis(folder: Path) -> Iterator[str]:
+    """Run Redis as a broker usually is: in memory, nothing written."""
+    port = free_port()
+    command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
+    command += ["--databases", str(_REDIS_DATABASES), "--dir", str(folder)]
+    server = ServerProcess(command, ready=r"(Ready to accept connections)", address=f"127.0.0.1:{port}")
+    server.wait_until_ready()
+    try:
+        yield server.address
+    finally:
+        server.stop()

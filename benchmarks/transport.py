@@ -1,0 +1,70 @@
+"""Measure the transport beside its rivals, on this machine and side by side.
+
+    python benchmarks/transport.py [--quick] [--json FILE] [--markdown FILE] [--only NAME ...]
+
+Four brokers run the same application on the same worker (`-P threads -c 4`, prefetch as it is by default, late
+acknowledgement): this transport on Google's emulator, kombu's own ``gcpubsub`` on the same emulator, this transport on
+the local broker, and Redis. Beside them run the floors: Google's client library alone, on the same servers. They take
+turns, so that what else happens on the machine hits all of them; a figure is a median, a ratio the median of the ratios
+of each turn.
+
+It needs Google's Pub/Sub emulator (of a Google Cloud SDK), ``redis-server``, and pip: what only the rivals need is
+installed into ``build/benchmark/rivals``, see `rivals`. Everything it starts listens on free ports of 127.0.0.1 and is
+gone at the end. The quick run takes about five minutes, the full one about twenty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import rivals
+import servers
+from bench import FULL, QUICK, Bench, Scale
+from contenders import contenders
+from figures import FLOOR_EMULATOR, FLOOR_LOCAL, Board
+from measures import ALL
+from table import as_markdown, as_text
+
+
+def main() -> None:
+    given = _arguments()
+    rivals.install()
+    board = _measured(QUICK if given.quick else FULL, given.only or list(ALL))
+    print(as_text(board))
+    if given.json:
+        given.json.write_text(json.dumps(board.to_dict(), indent=1) + "\n")
+    if given.markdown:
+        machine = f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+        given.markdown.write_text(as_markdown(board, machine=machine))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure the transport beside its rivals.")
+    parser.add_argument("--quick", action="store_true", help="fewer turns, and no killed workers")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables")
+    parser.add_argument("--only", nargs="+", choices=list(ALL), metavar="NAME", help=f"some of: {', '.join(ALL)}")
+    return parser.parse_args()
+
+
+def _measured(scale: Scale, names: list[str]) -> Board:
+    board = Board()
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, servers.running(Path(name)) as addresses:
+        floors = {FLOOR_EMULATOR: addresses.emulator, FLOOR_LOCAL: addresses.local}
+        bench = Bench(contenders(addresses), floors, Path(name), scale, board)
+        for each in names:
+            began = time.monotonic()
+            ALL[each](bench)
+            print(f"{each}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+    return board
+
+
+if __name__ == "__main__":
+    main()
