@@ -15,9 +15,13 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "docs" / "torture.md"
 #: What tests of `make test` are run with here: more rounds of the same.
-ROUNDS = {"STUDIO_CRASH_ROUNDS": "50", "STUDIO_CHILD_TASKS": "1000"}
+ROUNDS = {"CRASH_ROUNDS": "50", "FUZZ_REQUESTS": "2000", "STUDIO_TEST_CHILDREN": "1000"}
 #: Tests of `make test` that such variables concern.
-AGAIN = ("tests/integration/test_local_crash.py", "tests/integration/test_celery_pools.py")
+AGAIN = (
+    "tests/integration/test_local_crash_rounds.py",
+    "tests/integration/test_local_fuzz.py",
+    "tests/integration/test_celery_pools.py",
+)
 HEAD = """# Torture
 
 What `make torture` found: tests under real time constants, with many rounds, and soaks. `make test` runs the same

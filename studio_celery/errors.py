@@ -80,3 +80,6 @@ class ExperimentFailed(StudioError):
 
     def __str__(self) -> str:
         return f"experiment {self.id}: {self.reason}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.id!r}, {self.reason!r}, {self.exit_code!r})"

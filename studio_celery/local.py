@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,22 +29,35 @@ PR_SET_PDEATHSIG = 1
 READY_SECONDS = 30.0
 
 
-def run_broker(host: str | None, port: int | None, data: Path | None) -> None:
+def run_broker(data: Path | None, flags: Mapping[str, Any]) -> None:
     """Serve the local broker until SIGTERM or Ctrl-C; `ready HOST:PORT` on stdout when it answers."""
-    from transports.local import serve
+    from transports.local import Options, serve
     from transports.local.errors import BrokerError as LocalBrokerError
 
-    settings = settings_module.load({"broker_host": host, "broker_port": port})
+    settings = settings_module.load(flags)
     settings_module.make_home(settings.home)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    options = Options(
+        tls_cert=settings.broker_tls_cert,
+        tls_key=settings.broker_tls_key,
+        require_tokens=settings.broker_require_tokens,
+        metrics_port=settings.broker_metrics_port,
+    )
     try:
         serve(
-            data or settings.home / "broker",
+            data or broker_data(settings),
             settings.broker_host,
             settings.broker_port,
             lambda address: click.echo(f"ready {address}"),
+            options,
         )
     except LocalBrokerError as exc:
         raise BrokerError(str(exc)) from exc
+
+
+def broker_data(settings: Settings) -> Path:
+    """Where the local broker of this STUDIO_HOME keeps what it has."""
+    return settings.home / "broker"
 
 
 def run_ui(host: str | None, port: int | None) -> None:

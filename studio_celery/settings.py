@@ -93,6 +93,10 @@ class Settings:
     workspace_limit: int = _option(_size, 500 * 2**20, "size above which a workspace is refused")
     broker_host: str = _option(_text, "127.0.0.1", "address of the local broker")
     broker_port: int = _option(_whole(0, 65535), 8085, "port of the local broker")
+    broker_tls_cert: Path | None = _option(_path, None, "certificate of the local broker, a PEM file; needs its key")
+    broker_tls_key: Path | None = _option(_path, None, "key of that certificate, a PEM file without a password")
+    broker_require_tokens: bool = _option(_boolean, False, "the local broker asks for tokens on loopback, too")
+    broker_metrics_port: int | None = _option(_whole(0, 65535), None, "port of the local broker's page for Prometheus")
     ui_host: str = _option(_text, "127.0.0.1", "address of the web page")
     ui_port: int = _option(_whole(0, 65535), 8640, "port of the web page")
     heartbeat_seconds: float = _option(_seconds, 10.0, "time between two heartbeats of an attempt")
@@ -110,6 +114,9 @@ class Settings:
     submission_limit_seconds: float = _option(_seconds, 3600.0, "a submission without a message is failed after this")
     pull_limit_seconds: float = _option(_seconds, 1200.0, "time that an image may take to be pulled")
     connect_seconds: float = _option(_seconds, 10.0, "time that a broker may take to answer")
+    cache_bytes: int = _option(_size, 50 * 2**30, "environments and archives kept on a worker; the oldest go first")
+    janitor_seconds: float = _option(_seconds, 300.0, "time between two rounds of a worker's janitor")
+    forget_seconds: float = _option(_seconds, 86400.0, "a worker that was silent for so long is forgotten")
 
 
 def option_help(name: str) -> str:

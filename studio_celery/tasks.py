@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,10 @@ class ExperimentRequest(DeferrableRequest):
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """Stop the experiment; its owner sees it at the next heartbeat."""
         self._stop()
+
+    def _success_was_stored(self) -> bool:
+        """Never: the journal has its end before chords and chains are told, so a lost child is delivered again."""
+        return False
 
     def _stop(self) -> None:
         try:
@@ -111,8 +116,8 @@ def run_experiment(self: Any, id: str, store: str, digest: str) -> dict[str, Any
 
 def _script_and_args(args: Sequence[Any]) -> tuple[str, tuple[str, ...]]:
     """`("train.py", ["--lr", "0.1"])` as it was called."""
-    if args and isinstance(args[0], Mapping):
-        args = args[1:]  # in a chain the record of the one before comes first
+    if args and (len(args) == 3 or not isinstance(args[0], str | os.PathLike)):
+        args = args[1:]  # in a chain the record of the one before comes first, after a chord the list of all
     wrong_list = len(args) == 2 and isinstance(args[1], str | bytes)
     if not 1 <= len(args) <= 2 or wrong_list:
         raise TypeError(f"run_experiment() takes a script and a list of arguments, not {tuple(args)!r}")

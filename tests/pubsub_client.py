@@ -23,11 +23,12 @@ LIMIT_SECONDS = 30.0
 class PubSub:
     """Both clients on one channel, and short forms of what tests do all the time."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, channel: grpc.Channel | None = None) -> None:
+        """Connect, or use a channel that somebody else made and that is closed with this."""
         self.address = address
         self.project = f"projects/test-{uuid.uuid4().hex[:12]}"
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-        self.channel = grpc.insecure_channel(address, options=options)
+        self.channel = channel or grpc.insecure_channel(address, options=options)
         self.publisher = PublisherClient(transport=PublisherGrpcTransport(channel=self.channel))
         self.subscriber = SubscriberClient(transport=SubscriberGrpcTransport(channel=self.channel))
 

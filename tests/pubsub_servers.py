@@ -113,9 +113,9 @@ def local_broker(data: Path, *, port: int = 0) -> Iterator[str]:
 
 
 @contextmanager
-def broker_process(data: Path, *, port: int = 0) -> Iterator[ServerProcess]:
+def broker_process(data: Path, *options: str, host: str = "127.0.0.1", port: int = 0) -> Iterator[ServerProcess]:
     """The same, giving the process, for tests that kill it."""
-    command = [sys.executable, "-m", "transports.local", "--host=127.0.0.1", f"--port={port}", f"--data={data}"]
+    command = [sys.executable, "-m", "transports.local", f"--host={host}", f"--port={port}", f"--data={data}", *options]
     with _running(ServerProcess(command, ready=r"^ready (\S+)")) as server:
         yield server
 

@@ -52,6 +52,9 @@ class PermissionMissing(ChannelFailed):
         #: What is missing and on what, as Google calls it.
         self.permission = permission
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.permission)
+
 
 class RequestRefused(ChannelFailed):
     """The server does not accept such a request."""

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import click
 
+from studio_celery.cli.broker import broker
+from studio_celery.cli.cleaning import gc, rm
 from studio_celery.cli.edge import debug_option, print_json, sentences, setting_options
 from studio_celery.cli.follow import follow_to_end
+from studio_celery.cli.queues import queues
 from studio_celery.cli.tables import table
 from studio_celery.errors import UsageError
 from studio_celery.experiment import Status
@@ -150,18 +153,6 @@ def workers(as_json: bool) -> None:
 
 
 @studio.command()
-@click.option("--host", help="Address to listen on. [env STUDIO_BROKER_HOST]")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 for a free one. [env STUDIO_BROKER_PORT]")
-@click.option("--data", type=click.Path(path_type=Path), help="Directory of its database. Default: STUDIO_HOME/broker.")
-@sentences
-def broker(host: str | None, port: int | None, data: Path | None) -> None:
-    """Run the local broker: Pub/Sub on this machine, durable."""
-    from studio_celery.local import run_broker
-
-    run_broker(host, port, data)
-
-
-@studio.command()
 @click.option("--host", help="Address to listen on. [env STUDIO_UI_HOST]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 for a free one. [env STUDIO_UI_PORT]")
 @_WORLD
@@ -182,6 +173,12 @@ def up(queues: tuple[str, ...]) -> None:
     from studio_celery.local import run_up
 
     raise SystemExit(run_up(queues))
+
+
+studio.add_command(broker)
+studio.add_command(queues)
+studio.add_command(rm)
+studio.add_command(gc)
 
 
 def _client():  # type: ignore[no-untyped-def]

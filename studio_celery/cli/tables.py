@@ -16,8 +16,12 @@ SHORT_ID = 13
 def table(records: Sequence[Mapping[str, Any]]) -> str:
     """One line for each record."""
     header = ("ID", "NAME", "QUEUE", "STATUS", "SUBMITTED", "DURATION", "SCRIPT", "REASON")
-    rows = [header, *(_row(record) for record in records)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    return aligned([header, *(_row(record) for record in records)])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows in columns; the first row has as many as any."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )

@@ -6,18 +6,23 @@ Every key of the layout is written here and nowhere else.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from studio_celery.experiment import Attempt, Experiment
 from studio_celery.journal import Kind
+from studio_celery.store.forked import open_objects
 from studio_celery.store.journals import Journal
 from studio_celery.store.keys import decode_name, encode_name
 from studio_celery.store.logs import LogReader, LogWriter
 from studio_celery.store.objects import Item, Objects
 
-__all__ = ["Item", "Journal", "LogReader", "LogWriter", "Objects", "Store"]
+__all__ = ["BLOB_REFRESH_SECONDS", "Item", "Journal", "LogReader", "LogWriter", "Objects", "Store"]
+
+#: A blob older than this is stored again by whoever needs it, seconds; half of what `studio gc` spares.
+BLOB_REFRESH_SECONDS = 12 * 3600.0
 
 
 class Store:
@@ -25,7 +30,7 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.objects = Objects(url)
+        self.objects = open_objects(url)
 
     def check(self) -> None:
         """Raise `StoreError` with a sentence if the store cannot be written."""
@@ -42,15 +47,19 @@ class Store:
         """
         journal = self.journal(experiment.id)
         journal.decide(Kind.SUBMITTED, by, experiment=experiment.to_dict())
-        hour: str = experiment.submitted_at[:13].replace("-", "")
-        self.objects.put(f"index/{hour}/{experiment.id}", b"")
+        self.objects.put(_marker_key(experiment), b"")
         return journal
 
     def recent(self) -> Iterator[str]:
         """Ids of experiments, the latest first, found by their hour markers."""
+        for item in self.markers():
+            yield item.key
+
+    def markers(self) -> Iterator[Item]:
+        """The ids of `recent` as keys, with the time at which they were recorded."""
         for hour in reversed(self.objects.folders("index")):
             for item in reversed(self.objects.listing(f"index/{hour}")):
-                yield item.key.rsplit("/", 1)[-1]
+                yield Item(item.key.rsplit("/", 1)[-1], item.size, item.modified)
 
     def now(self) -> float:
         """The store's clock, seconds since 1970: the last-modified time of something just written."""
@@ -90,8 +99,13 @@ class Store:
             found.append({**json.loads(self.objects.get(item.key)), "id": worker_id, "stored_at": item.modified})
         return found
 
+    def worker_times(self) -> dict[str, float]:
+        """When each worker last wrote, by its id; store's clock."""
+        items = self.objects.listing("workers")
+        return {item.key.rsplit("/", 1)[-1].removesuffix(".json"): item.modified for item in items}
+
     def forget_worker(self, worker_id: str) -> None:
-        """Remove what a worker wrote, at its orderly end."""
+        """Remove what a worker wrote, at its orderly end or long after its last sign of life."""
         self.objects.delete(f"workers/{worker_id}.json")
 
     def reject(self, queue: str, message_id: str, facts: Mapping[str, Any]) -> None:
@@ -108,12 +122,30 @@ class Store:
         return LogReader(self.objects, _log_prefix(experiment_id, attempt.number))
 
     def put_blob(self, digest: str, source: Path) -> bool:
-        """Store a file under its SHA-256; False if it was there already."""
+        """Store a file under its SHA-256; False if it was there already, and recently enough to stay.
+
+        A blob that nobody refers to yet is safe for half a day from here on: `studio gc` spares what is younger than a
+        day.
+        """
         key = _blob_key(digest)
-        if self.objects.exists(key):
-            return False
+        with suppress(KeyError):
+            if self.objects.head(key).modified > self.now() - BLOB_REFRESH_SECONDS:
+                return False
         self.objects.put(key, source)
         return True
+
+    def has_blob(self, digest: str) -> bool:
+        """Whether there is such a blob."""
+        return self.objects.exists(_blob_key(digest))
+
+    def blobs(self) -> list[Item]:
+        """All blobs; keys are digests."""
+        items = self.objects.listing("blobs")
+        return [Item(item.key.rsplit("/", 1)[-1], item.size, item.modified) for item in items]
+
+    def delete_blobs(self, digests: Iterable[str]) -> None:
+        """Remove blobs; only for `garbage`, which knows that nobody needs them."""
+        self.objects.delete_all(map(_blob_key, digests))
 
     def get_blob(self, digest: str, destination: Path) -> None:
         """Copy a blob to a file; `KeyError` if there is none."""
@@ -129,9 +161,19 @@ class Store:
         items = self.objects.listing(prefix)
         return [Item(decode_name(item.key.removeprefix(f"{prefix}/")), item.size, item.modified) for item in items]
 
+    def clear(self, experiment: Experiment) -> None:
+        """Remove all of an experiment but its journal: marker, heartbeats, output, artifacts."""
+        self.objects.delete(_marker_key(experiment))
+        self.objects.delete_all(item.key for item in self.objects.listing(f"experiments/{experiment.id}/attempts"))
+
     def artifact_stream(self, experiment_id: str, attempt: int, key: str) -> Iterator[bytes]:
         """One file of an artifact in pieces; `KeyError` if there is none."""
         return self.objects.stream(f"{_artifact_prefix(experiment_id, attempt)}/{encode_name(key)}")
+
+
+def _marker_key(experiment: Experiment) -> str:
+    hour = experiment.submitted_at[:13].replace("-", "")
+    return f"index/{hour}/{experiment.id}"
 
 
 def _heartbeat_key(experiment_id: str, attempt: int) -> str:

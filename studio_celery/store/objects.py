@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +24,17 @@ from studio_celery.errors import SettingsError, StoreError
 #: Several tries inside ten seconds: a passing error is not seen, an outage is reported before a person gives up.
 _RETRIES: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=10)}
 _CLIENT: Any = {"timeout": "60s", "connect_timeout": "5s"}
+
+#: Objects that one request may remove: what S3 allows.
+_DELETED_TOGETHER = 1000
+
+#: Processes from which obstore was used, in the memory that a forked child inherits: it hangs in the child.
+_users: set[int] = set()
+
+
+def runs_elsewhere() -> bool:
+    """Whether this process was forked from one that had used obstore, and must not use it itself."""
+    return bool(_users - {os.getpid()})
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,9 @@ class Objects:
                 # What is recorded can hold secrets of its owner; a shared directory is made by whoever shares it.
                 self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
                 return LocalStore(prefix=self.root)
-            return from_url(self.url, retry_config=_RETRIES, client_options=_CLIENT)
+            # obstore reads the variables of S3 itself, but takes its client's options from one place only.
+            client: Any = {**_CLIENT, "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")}
+            return from_url(self.url, retry_config=_RETRIES, client_options=client)
         except OSError as exc:
             raise StoreError(
                 f"The store {self.url} cannot be written: {exc.strerror or exc}. "
@@ -60,6 +73,7 @@ class Objects:
             raise SettingsError(f"STUDIO_STORE {self.url} cannot be used: {_first_line(exc)}") from exc
 
     def _call(self, what: str, key: str, call: Callable[[], Any]) -> Any:
+        _users.add(os.getpid())
         try:
             return call()
         except (NotFoundError, FileNotFoundError, NotADirectoryError):
@@ -142,6 +156,20 @@ class Objects:
         """Remove; an object that is not there is no error."""
         with suppress(KeyError):
             self._call("written", key, lambda: obstore.delete(self._store, key))
+
+    def delete_all(self, keys: Iterable[str]) -> None:
+        """Remove many, with few requests where the store can; what is not there is no error."""
+        chosen = list(keys)
+        for begin in range(0, len(chosen), _DELETED_TOGETHER):
+            self._delete(chosen[begin : begin + _DELETED_TOGETHER])
+
+    def _delete(self, keys: list[str]) -> None:
+        if self.root is None:
+            with suppress(KeyError):
+                self._call("written", keys[0], lambda: obstore.delete(self._store, keys))
+                return
+        for key in keys:
+            self.delete(key)
 
     def _path(self, key: str) -> Path:
         assert self.root is not None

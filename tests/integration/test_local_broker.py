@@ -11,7 +11,9 @@ from typing import Any
 import grpc
 import pytest
 from google.api_core.exceptions import MethodNotImplemented, ServiceUnavailable
-from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.pubsub_v1 import SchemaServiceClient
+from google.pubsub_v1.services.schema_service.transports import SchemaServiceGrpcTransport
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pubsub_client import LIMIT_SECONDS, PubSub, texts
 from pubsub_servers import broker_process, free_port
@@ -28,30 +30,44 @@ class TestWhatIsNotImplemented:
     @pytest.mark.parametrize(
         "fields",
         [
-            {"filter": 'attributes.a = "b"'},
-            {"enable_message_ordering": True},
-            {"retain_acked_messages": True},
-            {"dead_letter_policy": {"dead_letter_topic": "projects/p/topics/dead"}},
-            {"retry_policy": {"minimum_backoff": Duration(seconds=10)}},
             {"push_config": {"push_endpoint": "https://example.com"}},
+            {"bigquery_config": {"table": "project.dataset.table"}},
+            {"cloud_storage_config": {"bucket": "bucket"}},
+            {"message_transforms": [{"disabled": True}]},
         ],
     )
     def test_a_subscription_with_it_is_refused_by_name(self, local_pubsub: PubSub, fields: dict[str, Any]) -> None:
         with pytest.raises(MethodNotImplemented, match=next(iter(fields))):
             local_pubsub.setup(**fields)
 
+    @pytest.mark.parametrize(
+        "fields", [{"schema_settings": {"schema": "projects/p/schemas/s"}}, {"kms_key_name": "projects/p/key"}]
+    )
+    def test_a_topic_with_it_is_refused_by_name(self, local_pubsub: PubSub, fields: dict[str, Any]) -> None:
+        with pytest.raises(MethodNotImplemented, match=next(iter(fields))):
+            local_pubsub.publisher.create_topic(request={"name": local_pubsub.topic(), **fields})
+
+    @pytest.mark.parametrize("path", ["push_config", "bigquery_config"])
+    def test_changing_a_subscription_to_it_is_refused_by_name(self, local_pubsub: PubSub, path: str) -> None:
+        settings = {"name": local_pubsub.setup(), "push_config": {"push_endpoint": "https://example.com"}}
+        with pytest.raises(MethodNotImplemented, match=path):
+            local_pubsub.subscriber.update_subscription(subscription=settings, update_mask=FieldMask(paths=[path]))
+
     def test_an_empty_push_config_means_pull(self, local_pubsub: PubSub) -> None:
         assert local_pubsub.setup(push_config={}) == local_pubsub.subscription()
 
     def test_the_rest_of_the_services_is_refused_by_name(self, local_pubsub: PubSub) -> None:
         subscription = local_pubsub.setup()
-        snapshot = f"{local_pubsub.project}/snapshots/snapshot"
-        with pytest.raises(MethodNotImplemented, match="does not implement CreateSnapshot"):
-            local_pubsub.subscriber.create_snapshot(name=snapshot, subscription=subscription)
-        with pytest.raises(MethodNotImplemented, match="does not implement DetachSubscription"):
-            local_pubsub.publisher.detach_subscription(request={"subscription": subscription})
-        with pytest.raises(MethodNotImplemented, match="snapshots"):
-            local_pubsub.subscriber.seek(request={"subscription": subscription, "snapshot": snapshot})
+        with pytest.raises(MethodNotImplemented, match="does not implement SetIamPolicy"):
+            local_pubsub.publisher.set_iam_policy(request={"resource": local_pubsub.topic()})
+        with pytest.raises(MethodNotImplemented, match="does not implement ModifyPushConfig"):
+            local_pubsub.subscriber.modify_push_config(
+                subscription=subscription, push_config={"push_endpoint": "https://example.com"}
+            )
+        with pytest.raises(MethodNotImplemented, match="does not implement ListSchemas"):
+            SchemaServiceClient(transport=SchemaServiceGrpcTransport(channel=local_pubsub.channel)).list_schemas(
+                parent=local_pubsub.project
+            )
 
 
 class TestServing:

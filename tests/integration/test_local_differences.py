@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 from google.api_core.exceptions import InvalidArgument
@@ -56,8 +57,8 @@ class TestFlowControl:
         subscription = local_pubsub.setup()
         local_pubsub.publish("old")
         with local_pubsub.stream(subscription, max_outstanding_messages=1) as stream:
-            (old,) = stream.take()
-            local_pubsub.subscriber.seek(request={"subscription": subscription, "time": old.message.publish_time})
+            stream.take()
+            local_pubsub.subscriber.seek(request={"subscription": subscription, "time": datetime.now(UTC)})
             local_pubsub.publish("new")
             assert texts(stream.take()) == ["new"]
 
@@ -204,3 +205,38 @@ class TestSettings:
         asked = ["pubsub.topics.publish", "pubsub.topics.delete"]
         request = iam_policy_pb2.TestIamPermissionsRequest(resource=local_pubsub.topic(), permissions=asked)
         assert list(local_pubsub.publisher.test_iam_permissions(request=request).permissions) == asked
+
+    def test_all_that_google_lets_one_change_of_a_subscription_can_be_changed(self, local_pubsub: PubSub) -> None:
+        path = local_pubsub.setup()
+        local_pubsub.publisher.create_topic(name=local_pubsub.topic("dead"))
+        wanted = {
+            "name": path,
+            "ack_deadline_seconds": 20,
+            "message_retention_duration": Duration(seconds=1000),
+            "retain_acked_messages": True,
+            "expiration_policy": {"ttl": Duration(seconds=100_000)},
+            "enable_exactly_once_delivery": True,
+            "dead_letter_policy": {"dead_letter_topic": local_pubsub.topic("dead"), "max_delivery_attempts": 6},
+            "retry_policy": {"minimum_backoff": Duration(seconds=5), "maximum_backoff": Duration(seconds=50)},
+            "labels": {"a": "b"},
+        }
+        paths = [each for each in wanted if each != "name"]
+        changed = local_pubsub.subscriber.update_subscription(subscription=wanted, update_mask=FieldMask(paths=paths))
+        assert changed == local_pubsub.subscriber.get_subscription(subscription=path)
+        expected = types.Subscription({**wanted, "topic": local_pubsub.topic(), "push_config": {}, "state": "ACTIVE"})
+        assert changed == expected
+
+    @pytest.mark.parametrize(
+        "labels", [{"A": "b"}, {"a": "B"}, {"1": "b"}, {"": "b"}, {"a" * 64: "b"}, {"a": "b" * 64}, {"a b": "c"}]
+    )
+    def test_labels_outside_the_rules_are_refused(self, local_pubsub: PubSub, labels: dict[str, str]) -> None:
+        with pytest.raises(InvalidArgument):
+            local_pubsub.publisher.create_topic(request={"name": local_pubsub.topic(), "labels": labels})
+
+    def test_the_labels_of_a_snapshot_can_be_changed(self, local_pubsub: PubSub) -> None:
+        name = f"{local_pubsub.project}/snapshots/snapshot"
+        local_pubsub.subscriber.create_snapshot(name=name, subscription=local_pubsub.setup())
+        local_pubsub.subscriber.update_snapshot(
+            snapshot={"name": name, "labels": {"a": "b"}}, update_mask=FieldMask(paths=["labels"])
+        )
+        assert dict(local_pubsub.subscriber.get_snapshot(snapshot=name).labels) == {"a": "b"}

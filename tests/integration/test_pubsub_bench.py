@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
 import textwrap
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from fault_proxy import FaultProxy
 from kombu import Connection, Consumer, Queue
 from kombu.message import Message
 from pubsub_client import PubSub
@@ -72,13 +75,35 @@ class Broker:
         connection.connect()
         return connection
 
-    def taker(self, *queues: Queue, **how: Any) -> Taker:
-        return Taker(self.connect(), *queues, **how)
+    def taker(self, *queues: Queue, options: Mapping[str, Any] | None = None, **how: Any) -> Taker:
+        """Consume on a connection of its own, with transport options of its own."""
+        return Taker(self.connect(**(options or {})), *queues, **how)
 
-    def publish(self, *bodies: Any, queue: str = "gpu") -> None:
+    def publish(self, *bodies: Any, queue: str | Queue = "gpu", **how: Any) -> None:
+        """Declare a queue and publish to it; `how` is for kombu's producer."""
+        declared = queue if isinstance(queue, Queue) else Queue(queue)
         with Connection(self.url, transport_options=FAST) as connection:
             for body in bodies:
-                connection.Producer().publish(body, routing_key=queue, declare=[Queue(queue)])
+                connection.Producer().publish(body, **{"routing_key": declared.name, "declare": [declared], **how})
+
+    def waiting(self, subscription: str) -> list[Any]:
+        """What a subscription would deliver now, by its name in Pub/Sub; it is leased from then on."""
+        return [json.loads(body)["body"] for body in self.pubsub.ready(self.pubsub.subscription(subscription))]
+
+    @contextmanager
+    def through_proxy(self, **options: Any) -> Iterator[tuple[FaultProxy, Connection]]:
+        """A connection all of whose calls a proxy sees, and answers as it is told."""
+        with FaultProxy(self.pubsub.address) as proxy:
+            url = self.url.replace(self.pubsub.address, proxy.address)
+            with Connection(url, transport_options={**FAST, **options}) as connection:
+                yield proxy, connection
+            links.close()
+
+    def resources(self) -> set[str]:
+        """The full names of all topics and subscriptions."""
+        project = self.pubsub.project
+        topics = {each.name for each in self.pubsub.publisher.list_topics(project=project)}
+        return topics | {each.name for each in self.pubsub.subscriber.list_subscriptions(project=project)}
 
     def run(self, code: str) -> subprocess.Popen[str]:
         """Start a Python process that knows the URL."""

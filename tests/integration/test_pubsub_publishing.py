@@ -184,8 +184,7 @@ class TestRoutes:
 
     def test_purging_drops_what_waits(self, broker: Broker) -> None:
         broker.publish("a", "b")
-        channel = broker.connect().channel()
-        assert channel.queue_purge("gpu") == 0
+        broker.connect().channel().queue_purge("gpu")
         broker.publish("c")
         assert broker.taker(GPU).bodies(1) == ["c"]
 

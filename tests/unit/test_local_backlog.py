@@ -2,50 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
+from backlog_bench import FIRST_TOKEN, Holder, all_tokens, empty_backlog, lease, pending, stored_backlog, take
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transports.local.backlog import Backlog, Lease
-from transports.local.model import Pending
-
-#: The first token of "this process"; lower ones are from before a restart.
-FIRST_TOKEN = 1000
-
-
-class Holder:
-    """Counts what it holds no longer."""
-
-    def __init__(self) -> None:
-        self.released: list[int] = []
-
-    def release(self, size: int) -> None:
-        self.released.append(size)
+from transports.local.backlog import Backlog, Lease, Policy
+from transports.local.tables import Tally
 
 
 @pytest.fixture
 def tokens() -> Iterator[int]:
-    return itertools.count(FIRST_TOKEN)
+    return all_tokens()
 
 
 @pytest.fixture
 def backlog() -> Backlog:
     """Give a backlog of messages 1, 2, 3 with 10, 20, 30 bytes, published at 100, 200, 300."""
-    backlog = Backlog(first_token=FIRST_TOKEN)
+    backlog = empty_backlog()
     for number in (1, 2, 3):
-        backlog.add(Pending(number, number * 100, number * 10))
+        backlog.add(pending(number))
     return backlog
-
-
-def lease(deadline: float = 10, messages: int = 10, size: int = 1000, *, holder: Holder | None = None) -> Lease:
-    return Lease(deadline=deadline, max_messages=messages, max_bytes=size, holder=holder)
-
-
-def take(backlog: Backlog, tokens: Iterator[int], terms: Lease | None = None) -> list[int]:
-    return [each.message_id for each in backlog.take(terms or lease(), tokens)]
 
 
 def test_the_oldest_ready_message_is_taken_first(backlog: Backlog, tokens: Iterator[int]) -> None:
@@ -133,9 +113,7 @@ class TestAfterARestart:
     @pytest.fixture
     def backlog(self) -> Backlog:
         """Give a backlog whose message was last known to be delivered with token 500."""
-        backlog = Backlog(first_token=FIRST_TOKEN)
-        backlog.add(Pending(1, 100, 10, token=500))
-        return backlog
+        return stored_backlog(replace(pending(1), token=500))
 
     def test_the_remembered_delivery_can_be_settled(self, backlog: Backlog) -> None:
         assert backlog.settle(1, 500)
@@ -170,26 +148,103 @@ def test_a_holder_is_told_of_everything_that_it_holds_no_longer(backlog: Backlog
 def test_a_holder_is_told_of_dropped_messages(backlog: Backlog, tokens: Iterator[int]) -> None:
     holder = Holder()
     backlog.take(lease(messages=1, holder=holder), tokens)
-    backlog.drop(backlog.published_until(200))
+    backlog.begin_change()
+    backlog.end_change(Tally(0, 3), floor=3)
     assert holder.released == [10]
-    assert take(backlog, tokens) == [3]
+    assert (len(backlog), backlog.ready) == (0, 0)
 
 
-def test_old_messages_are_found_whether_leased_or_not(backlog: Backlog, tokens: Iterator[int]) -> None:
-    take(backlog, tokens, lease(messages=1))
-    assert backlog.published_until(199) == [1]
-    assert backlog.published_until(200) == [1, 2]
-    assert backlog.oldest_published_us() == 100
+class TestExactlyOnce:
+    @pytest.fixture
+    def backlog(self, backlog: Backlog) -> Backlog:
+        backlog.policy = Policy(exactly_once=True)
+        return backlog
+
+    @pytest.mark.parametrize("how", ["settle", "extend", "give_back"])
+    def test_a_lease_that_ran_out_is_its_holders_no_longer(
+        self, backlog: Backlog, tokens: Iterator[int], how: str
+    ) -> None:
+        (taken,) = backlog.take(lease(messages=1, deadline=10), tokens)
+        arguments = (99, 10.0) if how == "extend" else (10.0,)
+        assert not getattr(backlog, how)(taken.message_id, taken.token, *arguments)
+        backlog.lapse(10)
+        assert not getattr(backlog, how)(taken.message_id, taken.token, *arguments)
+
+    def test_a_running_lease_can_be_extended_given_back_and_settled(
+        self, backlog: Backlog, tokens: Iterator[int]
+    ) -> None:
+        one, two, _ = backlog.take(lease(deadline=10), tokens)
+        assert backlog.extend(one.message_id, one.token, 20, 9)
+        assert backlog.settle(one.message_id, one.token, 19)
+        assert backlog.give_back(two.message_id, two.token, 9)
+        assert not backlog.settle(two.message_id, two.token, 9)
+
+
+class TestRetryPolicy:
+    def test_the_delay_doubles_up_to_the_longest(self, backlog: Backlog, tokens: Iterator[int]) -> None:
+        backlog.policy = Policy(min_delay_seconds=10, max_delay_seconds=30)
+        now, delays = 0.0, []
+        for _ in range(4):
+            (taken,) = backlog.take(lease(now + 5, messages=1), tokens)
+            backlog.give_back(taken.message_id, taken.token, now)
+            due = backlog.next_deadline()
+            assert due is not None
+            delays.append(due - now)
+            backlog.lapse(due)
+            now = due
+        assert delays == [10, 20, 30, 30]
+
+    def test_a_lease_that_ran_out_delays_too(self, backlog: Backlog, tokens: Iterator[int]) -> None:
+        backlog.policy = Policy(min_delay_seconds=10, max_delay_seconds=30)
+        take(backlog, tokens, lease(5, messages=1))
+        backlog.lapse(5)
+        assert take(backlog, tokens) == [2, 3]
+        assert backlog.ready == 1
+        backlog.lapse(15)
+        assert take(backlog, tokens) == [1]
+
+    def test_a_delayed_message_can_be_acknowledged(self, backlog: Backlog, tokens: Iterator[int]) -> None:
+        backlog.policy = Policy(min_delay_seconds=10, max_delay_seconds=30)
+        (taken,) = backlog.take(lease(messages=1), tokens)
+        backlog.give_back(taken.message_id, taken.token, 0)
+        assert backlog.settle(taken.message_id, taken.token)
+        backlog.lapse(1000)
+        assert len(backlog) == backlog.ready == 2
+
+
+class TestDeadMessages:
+    def test_a_message_is_dead_after_so_many_deliveries_in_vain(self, backlog: Backlog, tokens: Iterator[int]) -> None:
+        backlog.policy = Policy(max_attempts=2)
+        for _ in range(2):
+            (taken,) = backlog.take(lease(messages=1), tokens)
+            assert backlog.take_dead() == []
+            backlog.give_back(taken.message_id, taken.token)
+        (dead,) = backlog.take_dead()
+        assert (dead.message_id, dead.attempts) == (1, 2)
+        assert take(backlog, tokens) == [2, 3]
+        assert backlog.bury(1) == dead
+        assert len(backlog) == 2
+
+    def test_its_ack_id_is_good_no_longer(self, backlog: Backlog, tokens: Iterator[int]) -> None:
+        backlog.policy = Policy(max_attempts=1)
+        (taken,) = backlog.take(lease(messages=1, deadline=5), tokens)
+        backlog.lapse(5)
+        assert not backlog.settle(taken.message_id, taken.token)
+
+    def test_what_never_reached_its_consumer_was_no_attempt(self, backlog: Backlog, tokens: Iterator[int]) -> None:
+        (taken,) = backlog.take(lease(messages=1), tokens)
+        backlog.undo(taken.message_id, taken.token)
+        (again,) = backlog.take(lease(messages=1), tokens)
+        assert (again.message_id, again.attempts) == (1, 1)
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["take", "settle", "give_back", "extend", "lapse", "stale"]), st.integers(0, 5)))
+    st.lists(st.tuples(st.sampled_from(["take", "settle", "give_back", "extend", "lapse", "stale"]), st.integers(1, 6)))
 )
 def test_whatever_happens_each_message_is_ready_leased_or_settled(steps: list[tuple[str, int]]) -> None:
-    tokens = itertools.count(FIRST_TOKEN)
-    backlog, holder = Backlog(first_token=FIRST_TOKEN), Holder()
-    for number in range(6):
-        backlog.add(Pending(number, number, 1))
+    tokens, backlog, holder = all_tokens(), empty_backlog(), Holder()
+    for number in range(1, 7):
+        backlog.add(pending(number))
     now, settled, latest, stale = 0.0, 0, dict[int, int](), dict[int, int]()
     for step, number in steps:
         token = latest.get(number, -1)

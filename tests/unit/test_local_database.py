@@ -5,20 +5,33 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from transports.local.database import Database, StorageError, Tables
+from transports.local.database import Database, StorageError
 from transports.local.errors import DataInUseError, DataUnusableError
 from transports.local.lockfile import NAME, locked
-from transports.local.model import Pending, StoredMessage, Subscription, Topic
+from transports.local.model import DeadLetterPolicy, Pending, RetryPolicy, Snapshot, StoredMessage, Subscription, Topic
+from transports.local.tables import SCHEMA_VERSION, Replay, Tables
 from transports.local.writer import Writer
 
-TOPIC = Topic("projects/p/topics/topic", {"a": "b"})
-SUBSCRIPTION = Subscription("projects/p/subscriptions/one", TOPIC.name, 10, 600, None, True, {"c": "d"})
+TOPIC = Topic("projects/p/topics/topic", {"a": "b"}, 1200)
+SUBSCRIPTION = Subscription(
+    "projects/p/subscriptions/one",
+    TOPIC.name,
+    10,
+    600,
+    None,
+    True,
+    {"c": "d"},
+    filter="attributes:a",
+    dead_letter=DeadLetterPolicy(TOPIC.name, 7),
+    retry=RetryPolicy(0.5, 20),
+)
+SNAPSHOT = Snapshot("projects/p/snapshots/one", TOPIC.name, 12345, {"e": "f"})
 
 
 @pytest.fixture
@@ -37,65 +50,142 @@ def messages(*ids: int) -> list[StoredMessage]:
     return [StoredMessage(each, each * 100, b"x" * each) for each in ids]
 
 
+def add(tables: Tables, *ids: int, backlogs: Sequence[int] = (), kept: Sequence[int] = (), key: str = "") -> None:
+    """Store messages that these subscriptions wait for, and these keepers keep."""
+    tables.add_messages(messages(*ids))
+    tables.add_to_backlogs((number, each, key) for each in ids for number in backlogs)
+    tables.keep((number, each) for each in ids for number in kept)
+
+
+def waiting(database: Database, number: int) -> list[int]:
+    return [each.message_id for each in database.page(number, after=0, until=10**9, at_most=10**6)]
+
+
 def test_an_empty_file_has_nothing(database: Database) -> None:
     contents = database.contents()
-    assert (list(contents.topics), dict(contents.subscriptions), dict(contents.counters)) == ([], {}, {})
+    assert (dict(contents.topics), dict(contents.subscriptions), dict(contents.counters)) == ({}, {}, {})
 
 
 def test_what_was_committed_is_there_when_opened_again(path: Path) -> None:
     database = Database(path)
     with database.transaction() as tables:
-        tables.save_topic(TOPIC)
+        tables.save_topic(3, TOPIC)
         tables.save_subscription(7, SUBSCRIPTION)
-        tables.add_messages(messages(1, 2), [7])
-        tables.note_tokens(7, [Pending(2, 200, 2, token=99)])
+        tables.save_snapshot(8, SNAPSHOT)
+        add(tables, 1, 2, backlogs=[7])
+        tables.note_deliveries(7, [Pending(2, 200, 2, "", 99, 4)])
         tables.save_counter("starts", 3)
     database.close()
     again = Database(path)
     contents = again.contents()
-    assert list(contents.topics) == [TOPIC]
-    assert contents.subscriptions == {7: SUBSCRIPTION}
-    assert contents.pending == {7: [Pending(1, 100, 1, 0), Pending(2, 200, 2, 99)]}
+    assert contents.topics == {3: TOPIC}
+    assert contents.subscriptions[7].settings == SUBSCRIPTION
+    assert contents.snapshots == {8: SNAPSHOT}
     assert contents.counters == {"starts": 3}
+    assert again.page(7, after=0, until=9, at_most=9) == [Pending(1, 100, 1), Pending(2, 200, 2, "", 99, 4)]
+    assert again.leased(7, 0) == [Pending(2, 200, 2, "", 99, 4)]
     assert again.messages([2, 1, 5]) == messages(1, 2)
     again.close()
+
+
+def test_a_lease_that_ended_is_not_taken_up(database: Database) -> None:
+    with database.transaction() as tables:
+        add(tables, 1, backlogs=[7])
+        tables.note_deliveries(7, [Pending(1, 100, 1, "", 99, 1)])
+        tables.note_returns(7, [1])
+    assert database.leased(7, 0) == []
+    assert database.page(7, after=0, until=9, at_most=9) == [Pending(1, 100, 1, "", 99, 1)]
 
 
 def test_a_transaction_that_fails_changes_nothing(database: Database) -> None:
     def fail() -> None:
         with database.transaction() as tables:
-            tables.save_topic(TOPIC)
-            tables.add_messages(messages(1, 1), [])
+            tables.save_topic(3, TOPIC)
+            tables.add_messages(messages(1, 1))
 
     with pytest.raises(StorageError, match="cannot store"):
         fail()
-    assert list(database.contents().topics) == []
+    assert dict(database.contents().topics) == {}
 
 
-def test_a_payload_stays_until_the_last_subscription_settles_it(database: Database) -> None:
+def test_a_payload_stays_until_nobody_needs_it(database: Database) -> None:
     with database.transaction() as tables:
-        tables.add_messages(messages(1), [1, 2])
-        tables.settle(1, [1])
+        add(tables, 1, backlogs=[1, 2], kept=[3])
+        tables.settle(1, [1], keep=False)
+        tables.settle(2, [1], keep=False)
     assert database.messages([1]) == messages(1)
     with database.transaction() as tables:
-        tables.settle(2, [1])
+        assert tables.sweep_kept(3, until=9) == 1
     assert database.messages([1]) == []
 
 
-def test_removing_a_subscription_removes_what_only_it_waited_for(database: Database) -> None:
+def test_what_a_deleted_subscription_left_is_swept_in_pieces(database: Database) -> None:
     with database.transaction() as tables:
         tables.save_subscription(1, SUBSCRIPTION)
-        tables.add_messages(messages(1), [1, 2])
-        tables.add_messages(messages(2), [1])
-        tables.remove_subscription(1)
-    assert database.messages([1, 2]) == messages(1)
-    assert database.contents().subscriptions == {}
+        add(tables, 1, backlogs=[1, 2])
+        add(tables, 2, 3, backlogs=[1])
+        tables.condemn(1)
+    assert (dict(database.contents().subscriptions), database.contents().condemned) == ({}, [1])
+    with database.transaction() as tables:
+        assert [tables.sweep_backlog(1, until=9, keep=False, at_most=2) for _ in range(3)] == [2, 1, 0]
+        tables.absolve(1)
+    assert database.messages([1, 2, 3]) == messages(1)
+    assert database.contents().condemned == []
+
+
+@pytest.mark.parametrize(("published_us", "last"), [(0, 9), (1000, 9), (1001, 10), (1250, 12), (2000, 19), (9999, 30)])
+def test_the_last_message_before_a_time_is_found(database: Database, published_us: int, last: int) -> None:
+    with database.transaction() as tables:
+        add(tables, *range(10, 31), backlogs=[1])
+        tables.settle(1, [15, 16], keep=False)
+        assert tables.last_before(published_us) == last
+
+
+class TestReplaying:
+    @pytest.fixture(autouse=True)
+    def acknowledged(self, database: Database) -> None:
+        """Have subscription 1 keep messages 1 to 5, of which it acknowledged all but 3."""
+        with database.transaction() as tables:
+            tables.save_subscription(1, SUBSCRIPTION)
+            add(tables, 1, 2, 3, 4, 5, backlogs=[1], kept=[9])
+            tables.settle(1, [1, 2, 4, 5], keep=True)
+
+    def replay(self, database: Database, replay: Replay) -> list[int]:
+        with database.transaction() as tables:
+            tables.replay(replay)
+        return waiting(database, 1)
+
+    def test_what_was_acknowledged_comes_back(self, database: Database) -> None:
+        assert self.replay(database, Replay(1, 1, [1], False, None)) == [2, 3, 4, 5]
+        with database.transaction() as tables:
+            assert tables.sweep_kept(1, until=9) == 1
+
+    def test_only_what_passes_the_filter_comes_back(self, database: Database) -> None:
+        assert self.replay(database, Replay(1, 0, [9], False, lambda payload: len(payload) > 4)) == [3, 5]
+
+    def test_going_back_to_a_snapshot_acknowledges_the_rest(self, database: Database) -> None:
+        with database.transaction() as tables:
+            tables.take_snapshot(8, 1)
+            add(tables, 6, backlogs=[1], kept=[8])
+            add(tables, 7, backlogs=[1])
+            tables.settle(1, [3], keep=False)
+            tables.retreat(1, 8, keep=False)
+            tables.replay(Replay(1, 0, [8], False, None))
+        assert waiting(database, 1) == [3, 6]
+
+
+def test_a_key_is_read_in_its_order(database: Database) -> None:
+    with database.transaction() as tables:
+        add(tables, 1, 3, 5, backlogs=[1], key="a")
+        add(tables, 2, 4, backlogs=[1], key="b")
+    found = database.page_of_key(1, "a", since=2, until=9, at_most=9)
+    assert [(each.message_id, each.ordering_key) for each in found] == [(3, "a"), (5, "a")]
 
 
 def test_more_messages_than_fit_into_one_select_are_read(database: Database) -> None:
     many = messages(*range(1, 1201))
     with database.transaction() as tables:
-        tables.add_messages(many, [1])
+        tables.add_messages(many)
     assert database.messages([each.id for each in many]) == many
 
 
@@ -122,7 +212,7 @@ class TestDamage:
     def test_damage_in_the_middle_is_found(self, path: Path) -> None:
         database = Database(path)
         with database.transaction() as tables:
-            tables.add_messages(messages(*range(1, 300)), [1])
+            add(tables, *range(1, 300), backlogs=[1])
         database.close()
         with path.open("r+b") as file:
             file.seek(4096)
@@ -137,6 +227,14 @@ class TestDamage:
         with pytest.raises(DataUnusableError, match="newer"):
             Database(path)
         assert list(path.parent.glob("*.damaged-*")) == []
+
+    def test_a_file_of_an_older_broker_is_refused_and_left_alone(self, path: Path) -> None:
+        with sqlite3.connect(path) as connection:
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION - 1}")
+        connection.close()
+        with pytest.raises(DataUnusableError, match="older"):
+            Database(path)
+        assert path.exists()
 
     def test_a_path_that_cannot_be_a_file_is_refused(self, path: Path) -> None:
         path.mkdir()
@@ -153,8 +251,8 @@ class TestWriter:
         writer.stop()
 
     def test_a_change_is_on_disk_when_its_future_is_done(self, writer: Writer, database: Database) -> None:
-        writer.submit(lambda tables: tables.save_topic(TOPIC)).result(30)
-        assert list(database.contents().topics) == [TOPIC]
+        writer.submit(lambda tables: tables.save_topic(3, TOPIC)).result(30)
+        assert database.contents().topics == {3: TOPIC}
 
     def test_changes_that_wait_share_a_transaction(self, writer: Writer, database: Database) -> None:
         blocked, go_on = threading.Event(), threading.Event()
@@ -173,13 +271,13 @@ class TestWriter:
         assert len(set(map(id, seen))) == 1
 
     def test_a_change_that_fails_does_not_stop_the_writer(self, writer: Writer, database: Database) -> None:
-        writer.submit(lambda tables: tables.add_messages(messages(1), [])).result(30)
+        writer.submit(lambda tables: tables.add_messages(messages(1))).result(30)
         with pytest.raises(StorageError):
-            writer.submit(lambda tables: tables.add_messages(messages(1), [])).result(30)
+            writer.submit(lambda tables: tables.add_messages(messages(1))).result(30)
         with pytest.raises(ZeroDivisionError):
             writer.submit(lambda tables: print(1 / 0)).result(30)
-        writer.submit(lambda tables: tables.save_topic(TOPIC)).result(30)
-        assert list(database.contents().topics) == [TOPIC]
+        writer.submit(lambda tables: tables.save_topic(3, TOPIC)).result(30)
+        assert database.contents().topics == {3: TOPIC}
 
     def test_stopping_writes_what_was_submitted(self, database: Database) -> None:
         writer = Writer(database)

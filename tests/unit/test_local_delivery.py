@@ -4,45 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import pytest
+from backlog_bench import Shelf
 
-from transports.local.backlog import Backlog
+from transports.local.backlog import Backlog, Policy
 from transports.local.delivery import Consumer, Dispatcher
 from transports.local.errors import UnavailableError
 from transports.local.model import Pending
-
-RETENTION_SECONDS = 600
 
 
 class Bench:
     """A dispatcher and what it reported."""
 
-    def __init__(self, *pending: Pending) -> None:
-        self.dropped: list[int] = []
-        self.delivered: list[int] = []
-        self.something_dropped = asyncio.Event()
-        backlog = Backlog(first_token=1)
-        for each in pending:
-            backlog.add(each)
-        self.dispatcher = Dispatcher(
-            backlog,
-            tokens=itertools.count(1),
-            on_delivered=lambda batch: self.delivered.extend(each.message_id for each in batch),
-            on_dropped=self._drop,
-            retention_seconds=RETENTION_SECONDS,
-        )
+    def __init__(self) -> None:
+        self.delivered_ids: list[int] = []
+        self.returned_ids: list[int] = []
+        self.dead_ids: list[int] = []
+        backlog = Backlog(Shelf(), first_token=1)
+        self.dispatcher = Dispatcher(backlog, tokens=itertools.count(1), observer=self)
 
-    def _drop(self, ids: Sequence[int]) -> None:
-        self.dropped += ids
-        self.something_dropped.set()
+    def delivered(self, batch: Sequence[Pending]) -> None:
+        self.delivered_ids += [each.message_id for each in batch]
 
-    def publish(self, *ids: int, age_seconds: float = 0) -> None:
-        published_us = time.time_ns() // 1000 - int(age_seconds * 1_000_000)
-        self.dispatcher.add([Pending(each, published_us, 10) for each in ids])
+    def returned(self, message_ids: Sequence[int]) -> None:
+        self.returned_ids += message_ids
+
+    def died(self, messages: Sequence[Pending]) -> None:
+        self.dead_ids += [each.message_id for each in messages]
+
+    def publish(self, *ids: int, size: int = 10) -> None:
+        self.dispatcher.add(Pending(each, 1, size) for each in ids)
 
     async def next_ids(self, consumer: Consumer) -> list[int]:
         async with asyncio.timeout(30):
@@ -105,41 +99,48 @@ def test_a_lease_that_runs_out_wakes_a_waiting_consumer() -> None:
         bench.publish(1)
         await bench.next_ids(consumer(ack_deadline_seconds=0))
         assert await bench.next_ids(consumer()) == [1]
-        assert bench.delivered == [1, 1]
+        assert bench.delivered_ids == [1, 1]
+        assert bench.returned_ids == [1]
 
     run(main())
 
 
-def test_messages_older_than_the_retention_are_dropped_at_the_start() -> None:
+def test_a_delay_that_is_over_wakes_a_waiting_consumer() -> None:
     async def main() -> None:
-        old = time.time_ns() // 1000 - (RETENTION_SECONDS + 1) * 1_000_000
-        bench = Bench(Pending(1, old, 10), Pending(2, time.time_ns() // 1000, 10))
-        assert bench.dropped == [1]
+        bench = Bench()
+        bench.dispatcher.backlog.policy = Policy(min_delay_seconds=0.05, max_delay_seconds=1)
+        bench.publish(1)
+        assert await bench.next_ids(consumer()) == [1]
+        bench.dispatcher.extend(1, 1, 0)
+        assert bench.dispatcher.backlog.next_deadline() is not None
+        assert await bench.next_ids(consumer()) == [1]
+
+    run(main())
+
+
+def test_a_dead_message_is_reported_and_goes_to_nobody() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.dispatcher.backlog.policy = Policy(max_attempts=1)
+        bench.publish(1, 2)
+        assert await bench.next_ids(consumer(max_messages=1)) == [1]
+        bench.dispatcher.extend(1, 1, 0)
         assert await bench.next_ids(consumer()) == [2]
+        assert bench.dead_ids == [1]
 
     run(main())
 
 
-def test_messages_are_dropped_when_they_become_too_old() -> None:
+def test_a_consumer_that_was_cancelled_a_moment_ago_gets_nothing() -> None:
     async def main() -> None:
         bench = Bench()
-        bench.publish(1, age_seconds=RETENTION_SECONDS - 0.2)
-        assert bench.dropped == []
-        async with asyncio.timeout(30):
-            await bench.something_dropped.wait()
-        assert bench.dropped == [1]
-        assert len(bench.dispatcher.backlog) == 0
-
-    run(main())
-
-
-def test_a_shorter_retention_counts_at_once() -> None:
-    async def main() -> None:
-        bench = Bench()
-        bench.publish(1, age_seconds=500)
-        bench.publish(2)
-        bench.dispatcher.set_retention(400)
-        assert bench.dropped == [1]
+        waiting = asyncio.ensure_future(bench.next_ids(consumer()))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        bench.publish(1)
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await bench.next_ids(consumer()) == [1]
 
     run(main())
 
@@ -172,9 +173,7 @@ def test_nothing_is_scheduled_while_nothing_can_happen() -> None:
 def test_a_large_backlog_comes_in_batches_of_bounded_size() -> None:
     async def main() -> None:
         bench = Bench()
-        now = time.time_ns() // 1000
-        bench.dispatcher.add([Pending(number, now, 400_000) for number in range(10)])
-        one: Sequence[int] = await bench.next_ids(consumer())
-        assert list(one) == [0, 1]
+        bench.publish(*range(1, 11), size=400_000)
+        assert await bench.next_ids(consumer()) == [1, 2]
 
     run(main())

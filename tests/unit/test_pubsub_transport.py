@@ -12,7 +12,7 @@ from kombu import Connection
 
 import transports  # noqa: F401  registers the scheme
 from transports.defer import Defer
-from transports.errors import BadURL, ServerUnavailable
+from transports.errors import BadURL, RequestRefused, ServerUnavailable
 from transports.pubsub import Transport
 
 URLS = ["pubsub://proj", "pubsub://127.0.0.1:1/proj?prefix=x-", "pubsub:///?credentials=/k.json"]
@@ -62,3 +62,9 @@ def test_importing_brings_in_neither_grpc_nor_google() -> None:
 def test_a_deferral_survives_the_way_between_processes() -> None:
     again = pickle.loads(pickle.dumps(Defer(2.5)))
     assert (again.seconds, again.requeue) == (2.5, True)
+
+
+def test_green_threads_are_refused_with_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transports.pubsub.transport.detect_environment", lambda: "gevent")
+    with pytest.raises(RequestRefused, match="-P threads"):
+        Connection("pubsub://127.0.0.1:1/project").connect()

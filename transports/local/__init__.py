@@ -10,25 +10,53 @@ Guarantees
     - Oldest first, at once: a message goes to a consumer that waits, without polling. A lease that runs out, or is
       given back (deadline 0), makes it ready again; every delivery has an ack id of its own, and an older one does
       nothing. The ack id of a lease that ran out is good until the message is delivered again.
-    - Leases are in memory. After a restart everything unacknowledged is ready again, and ack ids from before are good,
-      to acknowledge or to renew, until their message is delivered again.
+    - Exactly once, where a subscription asks for it: only the latest ack id is good, and only while its lease runs;
+      others are refused as by Google, in words that Google's library understands, and the good ones of the same request
+      are carried out.
+    - In order, where a subscription asks for it: of an ordering key, one message after the other and to one consumer at
+      a time. Giving a message back, or losing its lease, gives back those after it that are not acknowledged.
+    - What was leased when the broker ended stays so for 10 seconds after its next start, so that workers that live can
+      renew. Ack ids from before are good until their message is delivered again.
+    - A backlog of any length costs little memory: some thousand messages of each subscription and what is leased are
+      held, the rest is read from the disk when its turn comes. Starting does not read it.
+    - Filters, dead letters, retry policies, replays (acknowledged messages that are kept, topics that retain,
+      snapshots), labels, detaching and expiration follow Google's documentation. A subscription that nobody used
+      expires, one hour after a start at the earliest.
     - ``max_outstanding_messages`` and ``max_outstanding_bytes`` of a stream are kept exactly.
     - Messages older than the subscription's retention (10 minutes to 31 days, usually 7 days) are dropped.
     - One broker per data directory. A damaged file is set aside under another name, never deleted.
 
+To be operated
+    - ``Options``: TLS, tokens on loopback too, a page for Prometheus. ``statistics`` asks a broker how full its queues
+      are. ``grpc.health.v1`` is served, to everybody.
+
 Not implemented; asked for, it answers ``UNIMPLEMENTED`` with a sentence
-    Filters, ordering (``enable_message_ordering``), dead letters, retry policies, push, export, retained acknowledged
-    messages, snapshots, schemas, message transforms, topic retention, detaching, IAM policies.
+    Push, export to BigQuery, Bigtable and Cloud Storage, schemas, message transforms, ingestion, IAM policies.
 
 Different from Google's service
-    - Expiration policies and the exactly-once flag are stored and shown, and not acted on.
-    - ``TestIamPermissions`` permits whatever is asked for: who reaches the broker may use it. It therefore listens on
-      loopback addresses only.
-    - Seeking to a time drops what was published until then; it does not bring back what was acknowledged, and does not
-      reach into the future.
+    - Tokens instead of IAM (``access``): on loopback anybody may do everything unless tokens are required; elsewhere
+      the broker does not start without TLS and tokens. A creation is checked against what is created, not its project.
+    - Seeking to a time in the future drops what there is; it does not drop what is published until then.
+    - Acknowledged messages of an ordering key do not come again when an earlier one of the key is given back.
 """
 
+from transports.local.access import Role, Token, TokenError, TokenFile
 from transports.local.broker import Broker, serve
 from transports.local.errors import BrokerError, StartError
+from transports.local.monitoring import QueueStatistics, StatisticsError, statistics
+from transports.local.options import Options
 
-__all__ = ["Broker", "BrokerError", "StartError", "serve"]
+__all__ = [
+    "Broker",
+    "BrokerError",
+    "Options",
+    "QueueStatistics",
+    "Role",
+    "StartError",
+    "StatisticsError",
+    "Token",
+    "TokenError",
+    "TokenFile",
+    "serve",
+    "statistics",
+]

@@ -1,182 +1,261 @@
-"""The messages of one subscription and who holds them: pure, without clock, disk or network.
+"""The messages of one subscription and who holds them: without clock, disk or network of its own.
 
-Times are seconds of a monotonic clock that the caller reads. A message is *ready*, or *leased* to a holder until a
-deadline. A lease that ran out makes it ready again, yet its last delivery may be acknowledged or extended until the
-message is delivered anew. After a restart everything is ready in the same sense: tokens are remembered, leases are not.
+Times are seconds of a monotonic clock that the caller reads. A message is *ready*, *leased* to a holder until a
+deadline, or *delayed* by the retry policy. A lease that ran out makes it ready again, yet its last delivery may be
+acknowledged or extended until the message is delivered anew; not so with exactly-once delivery, where only a running
+lease counts.
+
+Most of a long backlog stays on disk: what has an id up to the *cursor* is in memory, what lies between it and the
+newest id is read, page by page, when somebody takes it.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Protocol
+import math
+from collections.abc import Iterable, Iterator, Sequence
 
+from transports.local.entries import Entry, Holder, Lease, Policy, Source, State
+from transports.local.errors import UnavailableError
+from transports.local.memory import Memory
 from transports.local.model import Pending
+from transports.local.ordering import LINE_MESSAGES
+from transports.local.tables import Tally
 
+__all__ = ["Backlog", "Holder", "Lease", "Policy", "Source"]
 
-class Holder(Protocol):
-    """Somebody to whom messages are leased and who is told when one is his no longer."""
-
-    def release(self, size: int) -> None:
-        """Forget a message of ``size`` bytes."""
-
-
-@dataclass(slots=True)
-class _Entry:
-    """A pending message; ``deadline`` is None while it is ready."""
-
-    pending: Pending
-    token: int
-    deadline: float | None = None
-    holder: Holder | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """Terms on which messages are taken: until when, by whom, how many, how large."""
-
-    deadline: float
-    max_messages: int
-    max_bytes: int
-    #: Take a first message even if it is larger than ``max_bytes``.
-    oversize: bool = False
-    holder: Holder | None = None
+#: Messages in one page, and most ready ones that publishing leaves in memory: some milliseconds to read, some 300 KB.
+PAGE_MESSAGES = 1000
+#: Pages that one take reads at most; between takes the event loop serves others.
+_PAGES_PER_TAKE = 4
 
 
 class Backlog:
     """Order, leases and staleness of one subscription's messages."""
 
-    def __init__(self, *, first_token: int) -> None:
-        """Start empty; tokens from ``first_token`` on are given out by this process, lower ones were by earlier."""
+    def __init__(self, source: Source, *, first_token: int, tally: Tally | None = None, floor: int = 0) -> None:
+        """Start with what ``tally`` says is on disk above ``floor``.
+
+        Tokens from ``first_token`` on are given out by this process, lower ones were by earlier.
+        """
+        self._source = source
         self._first_token = first_token
-        self._entries: dict[int, _Entry] = {}
-        self._ready: list[int] = []
-        self._ready_count = 0
-        self._deadlines: list[tuple[float, int]] = []
+        self._memory = Memory()
+        self._total, self._newest = (tally.total, tally.newest) if tally else (0, 0)
+        self._cursor = self._floor = floor
+        self._pages_left = 0
+        #: Acknowledged, and perhaps still on disk.
+        self._leaving: set[int] = set()
+        self._added: list[int] | None = None
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return self._total
+
+    @property
+    def policy(self) -> Policy:
+        """How messages are delivered."""
+        return self._memory.policy
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        self._memory.policy = policy
 
     @property
     def ready(self) -> int:
-        """How many messages could be taken."""
-        return self._ready_count
+        """How many messages nobody holds, in memory or not."""
+        return self._total - self._memory.held
 
-    def add(self, pending: Pending) -> None:
-        """Add a message, ready."""
-        self._entries[pending.message_id] = _Entry(pending, pending.token)
-        heapq.heappush(self._ready, pending.message_id)
-        self._ready_count += 1
+    @property
+    def in_memory(self) -> int:
+        """How many messages are in memory."""
+        return len(self._memory)
 
-    def take(self, lease: Lease, tokens: Iterable[int]) -> list[Pending]:
-        """Lease the oldest ready messages; each gets the next of ``tokens``."""
-        taken: list[Pending] = []
-        room = lease.max_bytes
-        for token in tokens:
-            if len(taken) >= lease.max_messages or (entry := self._oldest_ready()) is None:
-                break
-            size = entry.pending.size
-            if size > room and (taken or not lease.oversize):
-                break
-            room -= size
-            heapq.heappop(self._ready)
-            entry.token, entry.holder = token, lease.holder
-            self._set_deadline(entry, lease.deadline)
-            taken.append(replace(entry.pending, token=token))
-        return taken
-
-    def settle(self, message_id: int, token: int) -> Pending | None:
-        """Remove an acknowledged message; None if the token is stale."""
-        entry = self._current(message_id, token)
-        if entry is None:
-            return None
-        self._remove(entry)
-        return replace(entry.pending, token=entry.token)
-
-    def extend(self, message_id: int, token: int, deadline: float) -> bool:
-        """Lease a delivered message until another time; False if the token is stale."""
-        entry = self._current(message_id, token)
-        if entry is None:
-            return False
-        entry.token = token
-        self._set_deadline(entry, deadline)
-        return True
-
-    def give_back(self, message_id: int, token: int) -> bool:
-        """Make a delivered message ready; False if the token is stale."""
-        entry = self._current(message_id, token)
-        if entry is None:
-            return False
-        self._make_ready(entry)
-        return True
-
-    def lapse(self, now: float) -> None:
-        """Make those messages ready whose lease has run out."""
-        while self._deadlines and self._deadlines[0][0] <= now:
-            deadline, message_id = heapq.heappop(self._deadlines)
-            entry = self._entries.get(message_id)
-            if entry is not None and entry.deadline == deadline:
-                self._make_ready(entry)
-
-    def next_deadline(self) -> float | None:
-        """Return when a lease may run out; None if there is none."""
-        return self._deadlines[0][0] if self._deadlines else None
-
-    def published_until(self, published_us: int) -> list[int]:
-        """Return the ids of what was published at or before that time, leased or not."""
-        return [each for each, entry in self._entries.items() if entry.pending.published_us <= published_us]
-
-    def drop(self, message_ids: Iterable[int]) -> None:
-        """Remove messages, leased or not; ids that are gone are passed over."""
-        for message_id in message_ids:
-            if (entry := self._entries.get(message_id)) is not None:
-                self._remove(entry)
+    @property
+    def unfinished(self) -> bool:
+        """Whether the last take stopped reading before it had seen everything."""
+        return self._unread and self._pages_left == 0
 
     def oldest_published_us(self) -> int | None:
         """Return the publish time of the oldest message; None if there is none."""
-        return min((entry.pending.published_us for entry in self._entries.values()), default=None)
+        return self._source.oldest_published_us()
 
-    def _current(self, message_id: int, token: int) -> _Entry | None:
+    def add(self, pending: Pending) -> None:
+        """Add a message that was published, ready."""
+        if pending.message_id <= self._newest:
+            return  # a change that ended meanwhile has counted it
+        self._total += 1
+        if self._added is not None:
+            self._added.append(pending.message_id)
+        all_in_memory = self._cursor == self._newest
+        self._newest = pending.message_id
+        if all_in_memory and self._memory.ready < PAGE_MESSAGES:
+            self._cursor = pending.message_id
+            self._admit(pending)
+
+    def hold(self, pending: Pending, deadline: float) -> None:
+        """Take up a lease that an earlier process gave."""
+        self._memory.lease(self._memory.insert(pending), deadline)
+
+    def take(self, lease: Lease, tokens: Iterator[int]) -> list[Pending]:
+        """Lease the oldest ready messages; each gets the next of ``tokens``."""
+        owner = lease if lease.holder is None else lease.holder
+        self._pages_left = _PAGES_PER_TAKE
+        self._memory.unpark(self._memory.lines.parked_for(owner))
+        self._read_short_lines()
+        taken: list[Pending] = []
+        room = lease.max_bytes
+        while len(taken) < lease.max_messages and (entry := self._next_for(owner, bool(taken))) is not None:
+            if entry.size > room and (taken or not lease.oversize):
+                break
+            room -= entry.size
+            entry.token, entry.holder, entry.attempts = next(tokens), lease.holder, entry.attempts + 1
+            self._memory.lease(entry, lease.deadline, owner)
+            taken.append(entry.pending())
+        return taken
+
+    def settle(self, message_id: int, token: int, now: float = -math.inf) -> Pending | None:
+        """Remove an acknowledged message; None if its ack id is good no longer.
+
+        It must be followed by ``settled`` once it is gone from the disk, or by ``restore``.
+        """
+        entry = self._current(message_id, token, now)
+        if entry is None:
+            return None
+        self._remove(entry)
+        return entry.pending()
+
+    def settled(self, message_ids: Iterable[int]) -> None:
+        """Forget what is gone from the disk."""
+        self._leaving.difference_update(message_ids)
+
+    def restore(self, messages: Iterable[Pending]) -> None:
+        """Make ready again what could not be removed."""
+        for each in messages:
+            self._leaving.discard(each.message_id)
+            self._total += 1
+            self._memory.insert(each)
+
+    def extend(self, message_id: int, token: int, deadline: float, now: float = -math.inf) -> bool:
+        """Lease a delivered message until another time; False if its ack id is good no longer."""
+        entry = self._current(message_id, token, now)
+        if entry is None:
+            return False
+        entry.token = token
+        self._memory.lease(entry, deadline)
+        return True
+
+    def give_back(self, message_id: int, token: int, now: float = 0.0) -> bool:
+        """End the lease of a delivered message; False if its ack id is good no longer."""
+        entry = self._current(message_id, token, now)
+        if entry is None:
+            return False
+        if entry.state is State.LEASED:
+            self._memory.give_back(entry, now)
+        return True
+
+    def undo(self, message_id: int, token: int) -> None:
+        """Make a message ready, as if never taken, that did not reach its consumer."""
+        entry = self._memory.get(message_id)
+        if entry is not None and entry.token == token and entry.state is State.LEASED:
+            self._memory.undo(entry)
+
+    def lapse(self, now: float) -> None:
+        """End the leases that have run out, and the delays that are over."""
+        self._memory.lapse(now)
+
+    def next_deadline(self) -> float | None:
+        """Return when a lease or a delay may end; None if there is none."""
+        return self._memory.next_deadline()
+
+    def take_returned(self) -> list[int]:
+        """Return, once, the ids of messages whose leases have ended."""
+        return self._memory.take_returned()
+
+    def take_dead(self) -> list[Pending]:
+        """Return, once, the messages that were delivered as often as the policy allows; nobody gets them."""
+        return self._memory.take_dead()
+
+    def bury(self, message_id: int) -> Pending | None:
+        """Remove a dead message as ``settle`` does; None if it is gone."""
+        entry = self._memory.get(message_id)
+        if entry is None or entry.state is not State.DEAD:
+            return None
+        self._remove(entry)
+        return entry.pending()
+
+    def begin_change(self) -> None:
+        """Note what is published while the backlog is changed on disk; nothing may be settled meanwhile."""
+        self._added = []
+
+    def end_change(self, tally: Tally | None = None, floor: int = 0, *, keep_leases: bool = True) -> None:
+        """Follow a change on disk: nothing is left at or below ``floor``, the rest is read anew; None is no change."""
+        added, self._added = self._added or [], None
+        if tally is None:
+            return
+        self._memory.forget_most(floor, keep_leases=keep_leases)
+        self._total = tally.total + sum(each > tally.newest for each in added)
+        self._newest, self._cursor, self._floor = max(self._newest, tally.newest), floor, floor
+
+    def _current(self, message_id: int, token: int, now: float) -> Entry | None:
         """Find a message by its latest delivery.
 
         A token of an earlier process that is later than the remembered one is the latest: the process was killed
         before it could write it down.
         """
-        entry = self._entries.get(message_id)
+        entry = self._memory.get(message_id) or self._fetch(message_id, token)
         if entry is None or token < entry.token or (token > entry.token and token >= self._first_token):
+            return None
+        if entry.state is State.DEAD:
+            return None
+        if self.policy.exactly_once and (entry.state is not State.LEASED or entry.due <= now):
             return None
         return entry
 
-    def _oldest_ready(self) -> _Entry | None:
-        while self._ready:
-            entry = self._entries.get(self._ready[0])
-            if entry is not None and entry.deadline is None:
-                return entry
-            heapq.heappop(self._ready)
-        return None
+    def _fetch(self, message_id: int, token: int) -> Entry | None:
+        """Read a message that an earlier process delivered, so that its ack id is understood."""
+        if token >= self._first_token or message_id in self._leaving or not self._floor < message_id <= self._newest:
+            return None
+        found = self._source.page(after=message_id - 1, until=message_id, at_most=1)
+        return self._memory.insert(found[0]) if found else None
 
-    def _set_deadline(self, entry: _Entry, deadline: float) -> None:
-        if entry.deadline is None:
-            self._ready_count -= 1
-        entry.deadline = deadline
-        heapq.heappush(self._deadlines, (deadline, entry.pending.message_id))
+    @property
+    def _unread(self) -> bool:
+        return self._cursor < self._newest
 
-    def _make_ready(self, entry: _Entry) -> None:
-        if entry.deadline is None:
+    def _next_for(self, owner: object, content: bool) -> Entry | None:
+        """Find the next message for somebody; who has some is content with them if no more can be read."""
+        while (entry := self._memory.first_ready(owner)) is None and self._unread and self._pages_left > 0:
+            try:
+                self._read_page()
+            except UnavailableError:
+                if content:
+                    return None
+                raise
+        return entry
+
+    def _read_page(self) -> None:
+        self._pages_left -= 1
+        page = self._source.page(after=self._cursor, until=self._newest, at_most=PAGE_MESSAGES)
+        self._cursor = page[-1].message_id if len(page) == PAGE_MESSAGES else self._newest
+        for each in self._unknown(page):
+            self._admit(each)
+
+    def _read_short_lines(self) -> None:
+        for key, since in self._memory.lines.short():
+            page = self._source.page_of_key(key, since=since, until=self._cursor, at_most=LINE_MESSAGES)
+            for each in self._unknown(page):
+                self._memory.insert(each)
+            self._memory.lines.read_until(key, page[-1].message_id + 1 if len(page) == LINE_MESSAGES else None)
+
+    def _unknown(self, page: Sequence[Pending]) -> Iterable[Pending]:
+        return [each for each in page if each.message_id not in self._memory and each.message_id not in self._leaving]
+
+    def _admit(self, pending: Pending) -> None:
+        """Take a message into memory, unless too many of its key are there."""
+        if self._memory.orders(pending) and self._memory.lines.spills(pending.ordering_key, pending.message_id):
             return
-        entry.deadline = None
-        self._ready_count += 1
-        heapq.heappush(self._ready, entry.pending.message_id)
-        self._release(entry)
+        self._memory.insert(pending)
 
-    def _remove(self, entry: _Entry) -> None:
-        del self._entries[entry.pending.message_id]
-        if entry.deadline is None:
-            self._ready_count -= 1
-        self._release(entry)
-
-    def _release(self, entry: _Entry) -> None:
-        if entry.holder is not None:
-            entry.holder.release(entry.pending.size)
-            entry.holder = None
+    def _remove(self, entry: Entry) -> None:
+        self._total -= 1
+        self._memory.forget(entry)
+        self._leaving.add(entry.message_id)

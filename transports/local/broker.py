@@ -12,20 +12,22 @@ from types import TracebackType
 from typing import Self
 
 from transports.local.errors import BrokerError
+from transports.local.options import Options
 from transports.local.server import running
 
 
 class Broker:
     """A broker in a thread of this process, from ``with`` to its end; do not fork meanwhile, run ``serve`` instead.
 
-    Raises ``StartError`` on entry if the host is not this machine's, or if the port or the directory are in use.
+    Raises ``StartError`` on entry if the host is refused, or if the port or the directory are in use.
     """
 
-    def __init__(self, data: Path, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, data: Path, host: str = "127.0.0.1", port: int = 0, options: Options | None = None) -> None:
         """Name the directory and the address; port 0 takes a free one."""
         self._data = data
         self._host = host
         self._port = port
+        self._options = options
         self._address = ""
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -72,25 +74,25 @@ class Broker:
 
     async def _main(self, started: Future[str]) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        async with running(self._data, self._host, self._port) as address:
+        async with running(self._data, self._host, self._port, self._options) as address:
             started.set_result(address)
             await self._stopping.wait()
 
 
-def serve(data: Path, host: str, port: int, ready: Callable[[str], None]) -> None:
+def serve(data: Path, host: str, port: int, ready: Callable[[str], None], options: Options | None = None) -> None:
     """Run a broker in this thread until SIGTERM or SIGINT; call ``ready`` with its ``host:port`` once it answers.
 
     Raises:
-        StartError: The host is not this machine's, or the port or the directory are in use.
+        StartError: The host is refused, or the port or the directory are in use.
     """
-    asyncio.run(_serve(data, host, port, ready))
+    asyncio.run(_serve(data, host, port, ready, options))
 
 
-async def _serve(data: Path, host: str, port: int, ready: Callable[[str], None]) -> None:
+async def _serve(data: Path, host: str, port: int, ready: Callable[[str], None], options: Options | None) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    async with running(data, host, port) as address:
+    async with running(data, host, port, options) as address:
         ready(address)
         await stopping.wait()

@@ -1,8 +1,4 @@
-"""The one door to SQLite: what lies on disk, and how it changes.
-
-``Tables`` are the changes; they run inside a transaction that ``writer.Writer`` opens and commits. A payload is stored
-once, however many subscriptions wait for it, and goes when the last one has settled it.
-"""
+"""The one door to SQLite: opening the file, transactions, and what is read from it."""
 
 from __future__ import annotations
 
@@ -14,27 +10,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from transports.local.errors import BrokerError, DataUnusableError
-from transports.local.model import Pending, StoredMessage, Subscription, Topic
+from transports.local.model import Pending, Snapshot, StoredMessage, Subscription, Topic
+from transports.local.tables import SCHEMA, SCHEMA_VERSION, Tables, Tally, last_before, tally
 
 logger = logging.getLogger(__name__)
 
-#: Version of the tables below; a broker refuses files of a later one.
-SCHEMA_VERSION = 1
 #: Most ids in one SELECT; SQLite's own limit on parameters is far higher.
 _IDS_PER_SELECT = 500
-_SCHEMA = """
-CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE topics (name TEXT PRIMARY KEY, labels TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE subscriptions (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, topic TEXT NOT NULL, ack_deadline_seconds INTEGER NOT NULL,
-    retention_seconds INTEGER NOT NULL, expiration_seconds INTEGER, exactly_once INTEGER NOT NULL, labels TEXT NOT NULL
-);
-CREATE TABLE messages (id INTEGER PRIMARY KEY, published_us INTEGER NOT NULL, payload BLOB NOT NULL);
-CREATE TABLE backlog (
-    message INTEGER NOT NULL, subscription INTEGER NOT NULL, token INTEGER NOT NULL, PRIMARY KEY (message, subscription)
-) WITHOUT ROWID;
+#: Bytes of a file up to which all of it is checked at the start; beyond, messages are checked as they are read.
+_CHECKED_BYTES = 64 * 1024 * 1024
+#: Tables without which nothing works; they are small, and checked at every start.
+_SMALL_TABLES = ("counters", "topics", "subscriptions", "snapshots", "condemned")
+_PENDING = """
+SELECT backlog.message, published_us, length(payload), backlog.ordering_key, coalesce(token, 0), coalesce(attempts, 0)
+FROM backlog JOIN messages ON messages.id = backlog.message
+LEFT JOIN deliveries ON deliveries.keeper = backlog.keeper AND deliveries.message = backlog.message
+WHERE backlog.keeper = ?
 """
 
 
@@ -43,75 +37,26 @@ class StorageError(BrokerError):
 
 
 @dataclass(frozen=True, slots=True)
+class StoredSubscription:
+    """A subscription as it lay on disk."""
+
+    settings: Subscription
+    #: Ids at or below count as acknowledged.
+    floor: int
+    #: When it was last known to be in use, in microseconds since 1970.
+    used_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
-    """Everything but the payloads, as it lay on disk at the start."""
+    """Everything but the messages, as it lay on disk at the start; by number."""
 
-    topics: Sequence[Topic]
-    subscriptions: Mapping[int, Subscription]
-    pending: Mapping[int, Sequence[Pending]]
+    topics: Mapping[int, Topic]
+    subscriptions: Mapping[int, StoredSubscription]
+    snapshots: Mapping[int, Snapshot]
+    #: Whose messages were still being swept.
+    condemned: Sequence[int]
     counters: Mapping[str, int]
-
-
-class Tables:
-    """The changes; each method is part of the caller's transaction."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def save_topic(self, topic: Topic) -> None:
-        self._connection.execute(
-            "INSERT OR REPLACE INTO topics VALUES (?, ?)", (topic.name, json.dumps(dict(topic.labels)))
-        )
-
-    def remove_topic(self, name: str) -> None:
-        self._connection.execute("DELETE FROM topics WHERE name = ?", (name,))
-
-    def save_subscription(self, number: int, subscription: Subscription) -> None:
-        row = (
-            number,
-            subscription.name,
-            subscription.topic,
-            subscription.ack_deadline_seconds,
-            subscription.retention_seconds,
-            subscription.expiration_seconds,
-            subscription.exactly_once,
-            json.dumps(dict(subscription.labels)),
-        )
-        self._connection.execute("INSERT OR REPLACE INTO subscriptions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-
-    def remove_subscription(self, number: int) -> None:
-        """Remove a subscription with its backlog."""
-        self._connection.execute("DELETE FROM subscriptions WHERE id = ?", (number,))
-        self._connection.execute("DELETE FROM backlog WHERE subscription = ?", (number,))
-        self._connection.execute("DELETE FROM messages WHERE id NOT IN (SELECT message FROM backlog)")
-
-    def add_messages(self, messages: Sequence[StoredMessage], subscriptions: Sequence[int]) -> None:
-        self._connection.executemany(
-            "INSERT INTO messages VALUES (?, ?, ?)", [(each.id, each.published_us, each.payload) for each in messages]
-        )
-        self._connection.executemany(
-            "INSERT INTO backlog VALUES (?, ?, 0)", [(each.id, number) for each in messages for number in subscriptions]
-        )
-
-    def settle(self, subscription: int, messages: Sequence[int]) -> None:
-        """Remove messages from a backlog, and their payloads where nobody else waits for them."""
-        self._connection.executemany(
-            "DELETE FROM backlog WHERE message = ? AND subscription = ?", [(each, subscription) for each in messages]
-        )
-        self._connection.executemany(
-            "DELETE FROM messages WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM backlog WHERE message = ?1)",
-            [(each,) for each in messages],
-        )
-
-    def note_tokens(self, subscription: int, delivered: Sequence[Pending]) -> None:
-        """Remember the latest delivery of messages."""
-        self._connection.executemany(
-            "UPDATE backlog SET token = ? WHERE message = ? AND subscription = ?",
-            [(each.token, each.message_id, subscription) for each in delivered],
-        )
-
-    def save_counter(self, name: str, value: int) -> None:
-        self._connection.execute("INSERT OR REPLACE INTO counters VALUES (?, ?)", (name, value))
 
 
 class Database:
@@ -126,23 +71,6 @@ class Database:
                 raise DataUnusableError(f"Cannot use {path}: {exc}.") from exc
             _set_aside(path, str(exc))
             self._open(path)
-
-    def contents(self) -> Contents:
-        """Read everything but the payloads."""
-        try:
-            subscriptions = dict(self._subscriptions())
-            topics = [Topic(name, json.loads(labels)) for name, labels in self._reader.execute("SELECT * FROM topics")]
-            counters = dict(self._reader.execute("SELECT * FROM counters"))
-            return Contents(topics, subscriptions, self._pending(subscriptions), counters)
-        except sqlite3.Error as exc:
-            raise DataUnusableError(f"Cannot read what the broker had stored: {exc}.") from exc
-
-    def messages(self, ids: Sequence[int]) -> list[StoredMessage]:
-        """Read messages, in the order of their ids; ids that are gone are left out."""
-        try:
-            return [StoredMessage(*row) for some in _chunks(ids) for row in self._select(some)]
-        except sqlite3.Error as exc:
-            raise StorageError(f"The broker cannot read: {exc}.") from exc
 
     @contextmanager
     def transaction(self) -> Iterator[Tables]:
@@ -159,41 +87,109 @@ class Database:
         except sqlite3.Error as exc:
             raise StorageError(f"The broker cannot store: {exc}.") from exc
 
+    def contents(self) -> Contents:
+        """Read everything but the messages."""
+        try:
+            rows = self._reader.execute("SELECT id, settings, floor, used_us FROM subscriptions").fetchall()
+            return Contents(
+                topics={number: Topic.from_dict(each) for number, each in self._settings("topics")},
+                subscriptions={
+                    number: StoredSubscription(Subscription.from_dict(json.loads(settings)), floor, used_us)
+                    for number, settings, floor, used_us in rows
+                },
+                snapshots={number: Snapshot.from_dict(each) for number, each in self._settings("snapshots")},
+                condemned=[keeper for (keeper,) in self._reader.execute("SELECT keeper FROM condemned")],
+                counters=dict(self._reader.execute("SELECT * FROM counters")),
+            )
+        except sqlite3.Error as exc:
+            raise DataUnusableError(f"Cannot read what the broker had stored: {exc}.") from exc
+
+    def messages(self, ids: Sequence[int]) -> list[StoredMessage]:
+        """Read messages, in the order of their ids; ids that are gone are left out."""
+        chunks = [ids[start : start + _IDS_PER_SELECT] for start in range(0, len(ids), _IDS_PER_SELECT)]
+        return [StoredMessage(*row) for some in chunks for row in self._select(some)]
+
+    def tally(self, subscription: int) -> Tally:
+        """Count a subscription's backlog."""
+        with _reading():
+            return tally(self._reader, subscription)
+
+    def last_before(self, published_us: int) -> int:
+        """Return the highest id that was published earlier."""
+        with _reading():
+            return last_before(self._reader, published_us)
+
+    def page(self, subscription: int, *, after: int, until: int, at_most: int) -> list[Pending]:
+        """Read a part of a backlog in the order of ids."""
+        sql = f"{_PENDING} AND backlog.message > ? AND backlog.message <= ? ORDER BY backlog.message LIMIT ?"
+        return self._pending(sql, (subscription, after, until, at_most))
+
+    def page_of_key(self, subscription: int, key: str, *, since: int, until: int, at_most: int) -> list[Pending]:
+        """Read a part of what a backlog has of one ordering key, in the order of ids."""
+        sql = (
+            f"{_PENDING} AND backlog.ordering_key = ? AND backlog.ordering_key <> ''"
+            " AND backlog.message >= ? AND backlog.message <= ? ORDER BY backlog.message LIMIT ?"
+        )
+        return self._pending(sql, (subscription, key, since, until, at_most))
+
+    def leased(self, subscription: int, floor: int) -> list[Pending]:
+        """Read what was leased to somebody when the broker ended."""
+        sql = f"{_PENDING} AND backlog.message > ? AND leased = 1 ORDER BY backlog.message"
+        return self._pending(sql, (subscription, floor))
+
+    def oldest_waiting_us(self, subscription: int, floor: int) -> int | None:
+        """Return the publish time of a backlog's oldest message; None if there is none."""
+        sql = "SELECT min(message) FROM backlog WHERE keeper = ? AND message > ?"
+        return self._published_us(sql, (subscription, floor))
+
+    def oldest_kept_us(self, keeper: int) -> int | None:
+        """Return the publish time of the oldest message that is kept for a replay; None if there is none."""
+        return self._published_us("SELECT min(message) FROM kept WHERE keeper = ?", (keeper,))
+
+    def newest_published_us(self) -> int:
+        """Return the publish time of the newest message; 0 if there is none."""
+        return self._published_us("SELECT max(id) FROM messages", ()) or 0
+
     def close(self) -> None:
         self._reader.close()
         self._writer.close()
 
-    def _subscriptions(self) -> Iterator[tuple[int, Subscription]]:
-        for row in self._reader.execute("SELECT * FROM subscriptions"):
-            number, name, topic, deadline, retention, expiration, exactly_once, labels = row
-            settings = Subscription(
-                name, topic, deadline, retention, expiration, bool(exactly_once), json.loads(labels)
-            )
-            yield number, settings
+    def _published_us(self, sql: str, parameters: tuple[int, ...]) -> int | None:
+        with _reading():
+            row = self._reader.execute(f"SELECT published_us FROM messages WHERE id = ({sql})", parameters).fetchone()
+        return None if row is None else int(row[0])
 
-    def _pending(self, subscriptions: Iterable[int]) -> dict[int, list[Pending]]:
-        pending: dict[int, list[Pending]] = {number: [] for number in subscriptions}
-        for number, *fields in self._reader.execute(
-            "SELECT subscription, message, published_us, length(payload), token"
-            " FROM backlog JOIN messages ON messages.id = backlog.message ORDER BY message"
-        ):
-            if number in pending:
-                pending[number].append(Pending(*fields))
-        return pending
+    def _settings(self, table: str) -> list[tuple[int, dict[str, Any]]]:
+        rows = self._reader.execute(f"SELECT id, settings FROM {table}").fetchall()
+        return [(number, json.loads(settings)) for number, settings in rows]
 
-    def _select(self, ids: Sequence[int]) -> list[tuple[int, int, bytes]]:
+    def _pending(self, sql: str, parameters: Iterable[object]) -> list[Pending]:
+        with _reading():
+            return [Pending(*row) for row in self._reader.execute(sql, tuple(parameters)).fetchall()]
+
+    def _select(self, ids: Sequence[int]) -> list[tuple[int, int, bytes, str]]:
         marks = ", ".join("?" * len(ids))
-        return self._reader.execute(f"SELECT * FROM messages WHERE id IN ({marks}) ORDER BY id", ids).fetchall()
+        sql = f"SELECT id, published_us, payload, ordering_key FROM messages WHERE id IN ({marks}) ORDER BY id"
+        with _reading():
+            return self._reader.execute(sql, ids).fetchall()
 
     def _open(self, path: Path) -> None:
         self._writer = _connect(path)
         try:
-            _check_integrity(self._writer)
+            _check_integrity(self._writer, path)
             _create_tables(self._writer, path)
             self._reader = _connect(path)
         except BaseException:
             self._writer.close()
             raise
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as exc:
+        raise StorageError(f"The broker cannot read: {exc}.") from exc
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -208,18 +204,26 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _check_integrity(connection: sqlite3.Connection) -> None:
-    (first,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if first != "ok":
-        raise sqlite3.DatabaseError(first)
+def _check_integrity(connection: sqlite3.Connection, path: Path) -> None:
+    """Look for damage: everywhere in a small file, in a large one where it would stop the broker."""
+    known = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    parts = [f"({name})" for name in _SMALL_TABLES if name in known]
+    if path.stat().st_size <= _CHECKED_BYTES or not parts:
+        parts = ["(1)"]
+    for part in parts:
+        (first,) = connection.execute(f"PRAGMA quick_check{part}").fetchone()
+        if first != "ok":
+            raise sqlite3.DatabaseError(first)
 
 
 def _create_tables(connection: sqlite3.Connection, path: Path) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > SCHEMA_VERSION:
         raise DataUnusableError(f"{path} was written by a newer broker: upgrade, or use another directory.")
+    if 0 < version < SCHEMA_VERSION:
+        raise DataUnusableError(f"{path} was written by an older broker: use another directory.")
     if version == 0:
-        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
 
 def _set_aside(path: Path, reason: str) -> None:
@@ -231,7 +235,3 @@ def _set_aside(path: Path, reason: str) -> None:
         if part.exists():
             part.rename(aside.with_name(aside.name + suffix))
     logger.error("%s is damaged (%s): it was set aside as %s, the broker starts empty", path, reason, aside)
-
-
-def _chunks(ids: Sequence[int]) -> Iterable[Sequence[int]]:
-    return (ids[start : start + _IDS_PER_SELECT] for start in range(0, len(ids), _IDS_PER_SELECT))

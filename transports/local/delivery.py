@@ -1,17 +1,18 @@
 """Who gets the next message of a subscription, and when: consumers that wait, and one timer.
 
 Nothing here polls. A consumer that waits is served the moment a message is ready and it has room; the timer is set to
-the next lease that runs out or message that becomes too old, and to nothing when there is neither.
+the next lease that runs out or delay that is over, and to nothing when there is neither.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 from transports.local.backlog import Backlog, Lease
+from transports.local.errors import UnavailableError
 from transports.local.model import Pending
 from transports.local.rules import MAX_MESSAGES
 
@@ -33,8 +34,10 @@ class Consumer:
         self.batch: asyncio.Future[list[Pending]] | None = None
 
     @property
-    def has_room(self) -> bool:
-        return self._held < self._max_messages and self._held_bytes < self._max_bytes
+    def wants(self) -> bool:
+        """Whether it waits for a batch and has room for one."""
+        waits = self.batch is not None and not self.batch.done()
+        return waits and self._held < self._max_messages and self._held_bytes < self._max_bytes
 
     def lease(self, now: float, at_most: int) -> Lease:
         """Return the terms on which this consumer takes messages now."""
@@ -66,38 +69,53 @@ class Consumer:
             self._on_room()
 
 
+class Observer(Protocol):
+    """Who writes down what a dispatcher does, and forwards what nobody could handle."""
+
+    def delivered(self, batch: Sequence[Pending]) -> None:
+        """Remember that messages are leased."""
+
+    def returned(self, message_ids: Sequence[int]) -> None:
+        """Remember that messages are leased no longer."""
+
+    def died(self, messages: Sequence[Pending]) -> None:
+        """Take messages away that were delivered as often as the policy allows."""
+
+
 class Dispatcher:
     """One subscription at work: its backlog, the consumers that wait, the timer."""
 
-    def __init__(
-        self,
-        backlog: Backlog,
-        *,
-        tokens: Iterator[int],
-        on_delivered: Callable[[Sequence[Pending]], None],
-        on_dropped: Callable[[Sequence[int]], None],
-        retention_seconds: int,
-    ) -> None:
+    def __init__(self, backlog: Backlog, *, tokens: Iterator[int], observer: Observer) -> None:
         self.backlog = backlog
         self._tokens = tokens
-        self._on_delivered = on_delivered
-        self._on_dropped = on_dropped
-        self._retention_us = retention_seconds * 1_000_000
+        self._observer = observer
         self._waiting: dict[Consumer, None] = {}
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._oldest_us: int | None = None
         self._pump_scheduled = False
         self._closed: Exception | None = None
-        self.drop_expired()
 
-    def add(self, messages: Sequence[Pending]) -> None:
+    @property
+    def consumers(self) -> int:
+        """How many wait for messages."""
+        return len(self._waiting)
+
+    @property
+    def now(self) -> float:
+        """The time of leases."""
+        return self._loop.time()
+
+    def add(self, messages: Iterable[Pending]) -> None:
         """Add published messages and serve who waits."""
         for each in messages:
             self.backlog.add(each)
-        if self._oldest_us is None and messages:
-            self._oldest_us = messages[0].published_us
         self.pump()
+
+    def hold(self, messages: Iterable[Pending], seconds: float) -> None:
+        """Take up leases of an earlier process for some seconds."""
+        for each in messages:
+            self.backlog.hold(each, self.now + seconds)
+        self._set_timer()
 
     async def next_batch(self, consumer: Consumer) -> list[Pending]:
         """Wait until there is something for a consumer; if it is cancelled, nothing stays leased.
@@ -120,44 +138,31 @@ class Dispatcher:
             self._waiting.pop(consumer, None)
 
     def settle(self, message_id: int, token: int) -> Pending | None:
-        """Remove an acknowledged message from memory; the caller makes that durable, or adds it again."""
-        return self.backlog.settle(message_id, token)
+        """Remove an acknowledged message from memory; None if its ack id is good no longer."""
+        return self.backlog.settle(message_id, token, self.now)
 
-    def extend(self, message_id: int, token: int, seconds: int) -> None:
-        """Lease a delivered message for so many seconds from now; 0 gives it back. Stale tokens do nothing."""
+    def extend(self, message_id: int, token: int, seconds: int) -> bool:
+        """Lease a delivered message for so many seconds from now, 0 gives it back; False if its ack id is bad."""
         if seconds == 0:
-            self.backlog.give_back(message_id, token)
+            good = self.backlog.give_back(message_id, token, self.now)
             self.pump_soon()
         else:
-            self.backlog.extend(message_id, token, self._loop.time() + seconds)
+            good = self.backlog.extend(message_id, token, self.now + seconds, self.now)
             self._set_timer()
+        return good
 
-    def give_back(self, batch: Sequence[Pending]) -> None:
-        """Make messages ready that were taken and not handed on."""
-        for each in batch:
-            self.backlog.give_back(each.message_id, each.token)
+    def undo(self, batch: Iterable[tuple[int, int]]) -> None:
+        """Make messages ready, by id and token, that were taken and did not reach their consumer."""
+        for message_id, token in batch:
+            self.backlog.undo(message_id, token)
         self.pump_soon()
-
-    def set_retention(self, seconds: int) -> None:
-        self._retention_us = seconds * 1_000_000
-        self.drop_expired()
-
-    def drop_expired(self) -> None:
-        """Drop what is older than the retention."""
-        if expired := self.backlog.published_until(_wall_us() - self._retention_us):
-            self.backlog.drop(expired)
-            self._on_dropped(expired)
-        self._oldest_us = self.backlog.oldest_published_us()
-        self._set_timer()
 
     def close(self, error: Exception) -> None:
         """Serve nobody any more; who waits, or asks later, gets ``error``."""
         self._closed = error
         if self._timer is not None:
             self._timer.cancel()
-        for consumer in self._waiting:
-            if consumer.batch is not None and not consumer.batch.done():
-                consumer.batch.set_exception(error)
+        self._fail(error)
 
     def pump_soon(self) -> None:
         """Serve who waits, once, after everything of the current request was done."""
@@ -170,41 +175,51 @@ class Dispatcher:
         self._pump_scheduled = False
         if self._closed is not None:
             return
-        with_room = [consumer for consumer in self._waiting if consumer.has_room] if self.backlog.ready else []
-        for served, consumer in enumerate(with_room):
-            share = math.ceil(self.backlog.ready / (len(with_room) - served))
-            batch = self.backlog.take(consumer.lease(self._loop.time(), share), self._tokens)
-            if batch:
-                del self._waiting[consumer]
-                self._on_delivered(batch)
-                consumer.accept(batch)
+        self._report()
+        with_room = [consumer for consumer in self._waiting if consumer.wants] if self.backlog.ready else []
+        try:
+            for served, consumer in enumerate(with_room):
+                share = math.ceil(self.backlog.ready / (len(with_room) - served))
+                self._serve(consumer, share)
+        except UnavailableError as exc:
+            self._fail(exc)
+        if with_room and self.backlog.unfinished:
+            self.pump_soon()
         self._set_timer()
+
+    def _serve(self, consumer: Consumer, share: int) -> None:
+        if batch := self.backlog.take(consumer.lease(self.now, share), self._tokens):
+            del self._waiting[consumer]
+            self._observer.delivered(batch)
+            consumer.accept(batch)
+
+    def _report(self) -> None:
+        if returned := self.backlog.take_returned():
+            self._observer.returned(returned)
+        if dead := self.backlog.take_dead():
+            self._observer.died(dead)
+
+    def _fail(self, error: Exception) -> None:
+        for consumer in self._waiting:
+            if consumer.batch is not None and not consumer.batch.done():
+                consumer.batch.set_exception(error)
 
     def _take_back(self, batch: asyncio.Future[list[Pending]]) -> None:
         if batch.done() and not batch.cancelled() and batch.exception() is None:
-            self.give_back(batch.result())
+            self.undo((each.message_id, each.token) for each in batch.result())
 
     def _set_timer(self) -> None:
-        """Wake for the next lease that runs out or message that becomes too old; too early does no harm."""
-        times = [self.backlog.next_deadline()]
-        if self._oldest_us is not None:
-            times.append(self._loop.time() + (self._oldest_us + self._retention_us - _wall_us()) / 1_000_000)
-        known = [each for each in times if each is not None]
-        if not known or self._closed is not None:
+        """Wake when the next lease or delay may end; too early does no harm."""
+        due = self.backlog.next_deadline()
+        if due is None or self._closed is not None:
             return
         if self._timer is not None:
-            if self._timer.when() <= min(known):
+            if self._timer.when() <= due:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(min(known), self._on_timer)
+        self._timer = self._loop.call_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
-        self.backlog.lapse(self._loop.time())
-        if self._oldest_us is not None and self._oldest_us + self._retention_us <= _wall_us():
-            self.drop_expired()
+        self.backlog.lapse(self.now)
         self.pump()
-
-
-def _wall_us() -> int:
-    return time.time_ns() // 1000

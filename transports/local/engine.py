@@ -7,238 +7,189 @@ because memory follows the disk.
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import logging
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 from transports.local import ackids
 from transports.local.ackids import AckId
-from transports.local.backlog import Backlog
-from transports.local.catalog import Attached, Catalog
-from transports.local.database import Database, StorageError, Tables
+from transports.local.administration import Administration
+from transports.local.backlog import Backlog, Policy
+from transports.local.catalog import Attached, Catalog, KnownSnapshot, KnownTopic
+from transports.local.database import Database, StorageError
+from transports.local.deadletters import DeadLetters
 from transports.local.delivery import Consumer, Dispatcher
-from transports.local.errors import InvalidArgumentError, NotFoundError, UnavailableError
-from transports.local.model import DELETED_TOPIC, Delivery, Pending, StoredMessage, Subscription, Topic
-from transports.local.writer import Change, Writer
+from transports.local.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError
+from transports.local.housekeeping import Housekeeper
+from transports.local.ledger import Ledger
+from transports.local.model import Delivery, Draft, Pending, Subscription
+from transports.local.publishing import Publishing
+from transports.local.replay import Replays
+from transports.local.source import DiskSource
+from transports.local.tables import Tally
+from transports.local.writer import Writer
 
 logger = logging.getLogger(__name__)
 
-#: Deliveries that one run of the broker can number; the tokens of the next run are all higher.
-_TOKENS_PER_START = 1 << 40
+#: Seconds for which messages stay leased that were so when the broker ended, so that whoever lives can renew.
+GRACE_SECONDS = 10.0
 
 
 class Engine:
     """Topics, subscriptions, messages and leases of one data directory."""
 
-    def __init__(self, database: Database, writer: Writer) -> None:
+    def __init__(self, database: Database, writer: Writer, *, grace_seconds: float = GRACE_SECONDS) -> None:
         self._database = database
-        self._writer = writer
+        self._ledger = Ledger(database, writer)
+        self._grace_seconds = grace_seconds
         self.catalog = Catalog()
-        self._changing = asyncio.Lock()
-        self._counters: dict[str, int] = defaultdict(int)
-        self._tokens: Iterator[int] = iter(())
-        self._first_token = 0
-        self._last_published_us = 0
+        self._housekeeper = Housekeeper(self._ledger, self.catalog)
+        self._publishing = Publishing(self._ledger, self.catalog, self._housekeeper)
+        self._dead_letters = DeadLetters(self._ledger, self._publishing)
+        self.replays = Replays(self._ledger, self.catalog, self._housekeeper)
+        self.administration = Administration(
+            self._ledger, self.catalog, self._housekeeper, self.replays, self._attach_new
+        )
 
     async def start(self) -> None:
-        """Take up what lies on disk; everything that was not acknowledged is ready."""
+        """Take up what lies on disk; what was leased stays so for a moment, the rest is ready."""
         contents = self._database.contents()
-        self._counters.update(contents.counters)
-        starts = self._counters["starts"] = self._counters["starts"] + 1
-        await self._commit(lambda tables: tables.save_counter("starts", starts))
-        self._first_token = starts * _TOKENS_PER_START
-        self._tokens = itertools.count(self._first_token)
-        for topic in contents.topics:
-            self.catalog.put_topic(topic)
-        for number, settings in contents.subscriptions.items():
-            attached = self._attach(number, settings, contents.pending[number])
+        await self._ledger.start(contents.counters)
+        for number, topic in contents.topics.items():
+            self.catalog.put_topic(KnownTopic(number, topic))
+        for number, snapshot in contents.snapshots.items():
+            self.catalog.put_snapshot(KnownSnapshot(number, snapshot))
+        for number, stored in contents.subscriptions.items():
+            attached = self._attach(number, stored.settings, self._database.tally(number), stored.floor)
+            attached.used_us = stored.used_us
+            attached.dispatcher.hold(self._database.leased(number, stored.floor), self._grace_seconds)
             self.catalog.put_subscription(attached)
+        self._housekeeper.start(self.administration, list(contents.condemned))
 
     def close(self) -> None:
         """Serve nobody any more."""
         for attached in self.catalog.everything():
             attached.dispatcher.close(UnavailableError("The broker is stopping."))
+        self._housekeeper.stop()
 
-    async def create_topic(self, topic: Topic) -> Topic:
-        async with self._changing:
-            self.catalog.require_new_topic(topic.name)
-            await self._commit(lambda tables: tables.save_topic(topic))
-            self.catalog.put_topic(topic)
-        logger.info("created topic %s", topic.name)
-        return topic
-
-    async def set_topic_labels(self, name: str, labels: Mapping[str, str]) -> Topic:
-        async with self._changing:
-            topic = replace(self.catalog.topic(name), labels=labels)
-            await self._commit(lambda tables: tables.save_topic(topic))
-            self.catalog.put_topic(topic)
-        return topic
-
-    async def delete_topic(self, name: str) -> None:
-        """Delete a topic; its subscriptions stay, with their backlog, and get nothing more."""
-        async with self._changing:
-            self.catalog.topic(name)
-            orphans = self.catalog.subscriptions_of(name)
-
-            def change(tables: Tables) -> None:
-                tables.remove_topic(name)
-                for each in orphans:
-                    tables.save_subscription(each.number, replace(each.settings, topic=DELETED_TOPIC))
-
-            await self._commit(change)
-            self.catalog.forget_topic(name)
-            for each in orphans:
-                each.settings = replace(each.settings, topic=DELETED_TOPIC)
-        logger.info("deleted topic %s", name)
-
-    async def create_subscription(self, settings: Subscription) -> Subscription:
-        async with self._changing:
-            self.catalog.require_new_subscription(settings.name)
-            self.catalog.topic(settings.topic)
-            number = self._next("subscriptions")
-
-            def change(tables: Tables) -> None:
-                tables.save_counter("subscriptions", number)
-                tables.save_subscription(number, settings)
-
-            await self._commit(change)
-            self.catalog.put_subscription(self._attach(number, settings, ()))
-        logger.info("created subscription %s of %s", settings.name, settings.topic)
-        return settings
-
-    async def update_subscription(self, name: str, revise: Callable[[Subscription], Subscription]) -> Subscription:
-        """Replace a subscription's settings by what ``revise`` makes of them."""
-        async with self._changing:
-            attached = self.catalog.subscription(name)
-            settings = revise(attached.settings)
-            await self._commit(lambda tables: tables.save_subscription(attached.number, settings))
-            attached.settings = settings
-            attached.dispatcher.set_retention(settings.retention_seconds)
-        return settings
-
-    async def delete_subscription(self, name: str) -> None:
-        """Delete a subscription with its backlog; who waits for its messages is told."""
-        async with self._changing:
-            attached = self.catalog.subscription(name)
-            # First from memory, so that no message is published to it after it has gone from the disk.
-            self.catalog.forget_subscription(name)
-            try:
-                await self._commit(lambda tables: tables.remove_subscription(attached.number))
-            except UnavailableError:
-                self.catalog.put_subscription(attached)
-                raise
-            attached.dispatcher.close(NotFoundError(f"Subscription deleted: {name}."))
-        logger.info("deleted subscription %s", name)
-
-    async def publish(self, topic: str, payloads: Sequence[bytes]) -> list[int]:
+    async def publish(self, topic: str, drafts: Sequence[Draft]) -> list[int]:
         """Store messages for every subscription that the topic has now; return their ids."""
-        self.catalog.topic(topic)
-        targets = self.catalog.subscriptions_of(topic)
-        published_us = self._publish_time_us()
-        messages = [StoredMessage(self._next("messages"), published_us, payload) for payload in payloads]
-        last = self._counters["messages"]
-
-        def change(tables: Tables) -> None:
-            tables.save_counter("messages", last)
-            if targets:
-                tables.add_messages(messages, [each.number for each in targets])
-
-        await self._commit(change)
-        pending = [Pending(each.id, each.published_us, len(each.payload)) for each in messages]
-        for each in targets:
-            each.dispatcher.add(pending)
-        return [each.id for each in messages]
+        return await self._publishing.publish(topic, drafts)
 
     async def deliveries(self, attached: Attached, consumer: Consumer) -> list[Delivery]:
         """Wait for messages; if this is cancelled, nothing stays leased."""
         while True:
+            self._housekeeper.used(attached)
             batch = await attached.dispatcher.next_batch(consumer)
             try:
                 found = self._database.messages([each.message_id for each in batch])
             except StorageError as exc:
-                attached.dispatcher.give_back(batch)
+                attached.dispatcher.undo((each.message_id, each.token) for each in batch)
                 raise UnavailableError(str(exc)) from exc
-            tokens = {each.message_id: each.token for each in batch}
+            taken = {each.message_id: each for each in batch}
+            counts = attached.settings.dead_letter is not None
             if found:
-                return [Delivery(self._ack_id(attached, each.id, tokens[each.id]), each) for each in found]
+                return [
+                    Delivery(
+                        str(AckId(attached.number, each.id, taken[each.id].token)),
+                        each,
+                        taken[each.id].attempts if counts else 0,
+                    )
+                    for each in found
+                ]
 
-    async def acknowledge(self, name: str, ack_ids: Sequence[str]) -> None:
-        """Remove messages for good; stale ack ids do nothing."""
+    async def acknowledge(self, name: str, ack_ids: Sequence[str]) -> list[str]:
+        """Remove messages for good; return the ack ids that are good no longer, and did nothing."""
         attached = self.catalog.subscription(name)
-        found = (attached.dispatcher.settle(each.message, each.token) for each in self._parse(attached, ack_ids))
-        settled = [pending for pending in found if pending is not None]
-        if not settled:
-            return
-        try:
-            await self._commit(lambda tables: tables.settle(attached.number, [each.message_id for each in settled]))
-        except UnavailableError:
-            attached.dispatcher.add(settled)
-            raise
-
-    def modify_ack_deadline(self, name: str, ack_ids: Sequence[str], seconds: int) -> None:
-        """Lease messages for so many seconds from now, or give them back (0); stale ack ids do nothing."""
-        attached = self.catalog.subscription(name)
-        for ack_id in self._parse(attached, ack_ids):
-            attached.dispatcher.extend(ack_id.message, ack_id.token, seconds)
-
-    def give_back(self, attached: Attached, deliveries: Sequence[Delivery]) -> None:
-        """Make messages ready that did not reach their consumer."""
-        for each in deliveries:
-            attached.dispatcher.extend(each.message.id, ackids.parse(each.ack_id).token, seconds=0)
-
-    async def seek(self, name: str, published_us: int) -> None:
-        """Drop what was published until then, leased or not."""
-        attached = self.catalog.subscription(name)
+        parsed = self._parse(attached, ack_ids)
+        self._housekeeper.used(attached)
         backlog = attached.dispatcher.backlog
-        if dropped := backlog.published_until(published_us):
-            await self._commit(lambda tables: tables.settle(attached.number, dropped))
-            backlog.drop(dropped)
-        logger.info("dropped %d messages of %s", len(dropped), name)
+        async with attached.gate:
+            found = [(text, self._settle(attached, ack_id)) for text, ack_id in parsed]
+        settled = [pending for _, pending in found if pending is not None]
+        ids, keep = [each.message_id for each in settled], attached.settings.retain_acked
+        if settled:
+            try:
+                await self._ledger.commit(lambda tables: tables.settle(attached.number, ids, keep=keep))
+            except UnavailableError:
+                backlog.restore(settled)
+                attached.dispatcher.pump()
+                raise
+            backlog.settled(ids)
+            if keep:
+                self._housekeeper.expect_expiry(attached, min(each.published_us for each in settled))
+        return [text for text, pending in found if pending is None]
 
-    def _attach(self, number: int, settings: Subscription, pending: Sequence[Pending]) -> Attached:
-        backlog = Backlog(first_token=self._first_token)
-        for each in pending:
-            backlog.add(each)
-        dispatcher = Dispatcher(
-            backlog,
-            tokens=self._tokens,
-            on_delivered=lambda batch: self._write_later(lambda tables: tables.note_tokens(number, batch)),
-            on_dropped=lambda dropped: self._write_later(lambda tables: tables.settle(number, dropped)),
-            retention_seconds=settings.retention_seconds,
-        )
-        return Attached(number, settings, dispatcher)
+    def modify_ack_deadline(self, name: str, ack_ids: Sequence[str], seconds: int) -> list[str]:
+        """Lease messages for so many seconds from now, or give them back (0); return the ack ids that are stale."""
+        attached = self.catalog.subscription(name)
+        parsed = self._parse(attached, ack_ids)
+        self._housekeeper.used(attached)
+        # The latest first: of an ordering key, giving back a message gives back those after it.
+        parsed.sort(key=lambda each: each[1].message if each[1] else 0, reverse=seconds == 0)
+        dispatcher = attached.dispatcher
+        return [
+            text
+            for text, ack_id in parsed
+            if ack_id is None or not dispatcher.extend(ack_id.message, ack_id.token, seconds)
+        ]
 
-    def _parse(self, attached: Attached, ack_ids: Sequence[str]) -> list[AckId]:
-        """Read ack ids, all or none; leave out those of an earlier subscription of the same name."""
-        found = [ackids.parse(each) for each in ack_ids]
-        strange = {each.subscription for each in found} - {attached.number}
-        if strange and any(each.number in strange for each in self.catalog.everything()):
-            raise InvalidArgumentError(f"Some ack ids are those of another subscription than {attached.settings.name}.")
-        return [each for each in found if each.subscription == attached.number]
+    def undo(self, attached: Attached, ack_ids: Sequence[str]) -> None:
+        """Make messages ready, as if never delivered, that did not reach their consumer."""
+        parsed = [ackids.parse(each) for each in ack_ids]
+        attached.dispatcher.undo((each.message, each.token) for each in parsed if each.subscription == attached.number)
 
-    async def _commit(self, change: Change) -> None:
-        try:
-            await asyncio.wrap_future(self._writer.submit(change))
-        except StorageError as exc:
-            raise UnavailableError(str(exc)) from exc
+    def require_attached(self, name: str) -> Attached:
+        """Return a subscription that can be consumed.
 
-    def _write_later(self, change: Change) -> None:
-        """Write without waiting; the writer logs what fails, and nothing breaks if it is lost."""
-        self._writer.submit(change)
-
-    def _next(self, counter: str) -> int:
-        self._counters[counter] += 1
-        return self._counters[counter]
-
-    def _publish_time_us(self) -> int:
-        """Return the time, never earlier than before, so that the order of ids is the order of times."""
-        self._last_published_us = max(self._last_published_us, time.time_ns() // 1000)
-        return self._last_published_us
+        Raises:
+            FailedPreconditionError: It is detached from its topic.
+        """
+        attached = self.catalog.subscription(name)
+        if attached.settings.detached:
+            raise FailedPreconditionError(f"Subscription is detached: {name}.")
+        return attached
 
     @staticmethod
-    def _ack_id(attached: Attached, message: int, token: int) -> str:
-        return str(AckId(attached.number, message, token))
+    def _settle(attached: Attached, ack_id: AckId | None) -> Pending | None:
+        return None if ack_id is None else attached.dispatcher.settle(ack_id.message, ack_id.token)
+
+    def _attach_new(self, number: int, settings: Subscription) -> Attached:
+        return self._attach(number, settings, Tally(0, 0), 0)
+
+    def _attach(self, number: int, settings: Subscription, tally: Tally, floor: int) -> Attached:
+        source = DiskSource(self._database, number)
+        backlog = Backlog(source, first_token=self._ledger.first_token, tally=tally, floor=floor)
+        backlog.policy = Policy.of(settings)
+        observer = _Observer(self._ledger, self._dead_letters)
+        dispatcher = Dispatcher(backlog, tokens=self._ledger.tokens, observer=observer)
+        attached = observer.attached = source.attached = Attached(number, settings, dispatcher, floor)
+        return attached
+
+    def _parse(self, attached: Attached, ack_ids: Sequence[str]) -> list[tuple[str, AckId | None]]:
+        """Read ack ids, all or none; those of an earlier subscription of the same name are None."""
+        found = [(each, ackids.parse(each)) for each in ack_ids]
+        strange = {ack_id.subscription for _, ack_id in found} - {attached.number}
+        if strange and any(each.number in strange for each in self.catalog.everything()):
+            raise InvalidArgumentError(f"Some ack ids are those of another subscription than {attached.settings.name}.")
+        return [(text, ack_id if ack_id.subscription == attached.number else None) for text, ack_id in found]
+
+
+class _Observer:
+    """Writes down what a subscription's dispatcher does."""
+
+    attached: Attached
+
+    def __init__(self, ledger: Ledger, dead_letters: DeadLetters) -> None:
+        self._ledger = ledger
+        self._dead_letters = dead_letters
+
+    def delivered(self, batch: Sequence[Pending]) -> None:
+        number = self.attached.number
+        self._ledger.write_later(lambda tables: tables.note_deliveries(number, batch))
+
+    def returned(self, message_ids: Sequence[int]) -> None:
+        number = self.attached.number
+        self._ledger.write_later(lambda tables: tables.note_returns(number, message_ids))
+
+    def died(self, messages: Sequence[Pending]) -> None:
+        self._dead_letters.forward(self.attached, messages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -14,12 +15,17 @@ class StartError(BrokerError):
 
 
 class HostError(StartError):
-    """The host is not this machine's own."""
+    """Others could reach the host, and something that keeps them out is missing."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, missing: str, remedy: str) -> None:
         super().__init__(
-            f"The local broker listens on this machine only, and {host!r} is not a loopback address: use 127.0.0.1."
+            f"{host!r} is not a loopback address, and without {missing} the broker listens on loopback only: "
+            f"{remedy}, or use 127.0.0.1."
         )
+
+
+class CertificateError(StartError):
+    """The certificate or its key cannot be used."""
 
 
 class ListenError(StartError):
@@ -56,8 +62,42 @@ class InvalidArgumentError(RequestError):
     """The request breaks a rule of Pub/Sub, here or at Google."""
 
 
+class StaleAckIdsError(InvalidArgumentError):
+    """With exactly-once delivery, some ack ids are good no longer; what the others asked for was done."""
+
+    def __init__(self, ack_ids: Sequence[str]) -> None:
+        # Google's words, then what it says in the error's details.
+        super().__init__(
+            "Some acknowledgement ids in the request were invalid. This could be because the acknowledgement ids have"
+            " expired or the acknowledgement ids were malformed."
+        )
+        self.ack_ids = ack_ids
+
+
+class OutOfRangeError(RequestError):
+    """A number is too small or too large."""
+
+
+class FailedPreconditionError(RequestError):
+    """Not in this state of what the request is about."""
+
+
 class NotSupportedError(RequestError):
     """Google's service does this, the local broker does not."""
+
+
+class UnauthenticatedError(RequestError):
+    """The request has no token, or one that the broker does not know."""
+
+
+class PermissionDeniedError(RequestError):
+    """The token does not permit this."""
+
+    def __init__(self, permission: str, resource: str) -> None:
+        # Google's words, then what it says in the error's details.
+        super().__init__(f"User not authorized to perform this action. Permission {permission!r} denied.")
+        self.permission = permission
+        self.resource = resource
 
 
 class UnavailableError(RequestError):

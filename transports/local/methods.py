@@ -8,6 +8,7 @@ from typing import Any
 from transports.local import wire
 from transports.local.engine import Engine
 from transports.local.publisher import PublisherService
+from transports.local.snapshots import SnapshotService
 from transports.local.subscriber import SubscriberService
 from transports.local.wire import Message
 
@@ -30,10 +31,19 @@ def unary_methods(engine: Engine) -> Mapping[str, tuple[Method, Any]]:
         "UpdateTopic UpdateTopicRequest": publisher.update_topic,
         "ListTopics ListTopicsRequest": publisher.list_topics,
         "ListTopicSubscriptions ListTopicSubscriptionsRequest": publisher.list_topic_subscriptions,
+        "ListTopicSnapshots ListTopicSnapshotsRequest": publisher.list_topic_snapshots,
+        "DetachSubscription DetachSubscriptionRequest": publisher.detach_subscription,
         "DeleteTopic DeleteTopicRequest": publisher.delete_topic,
         "Publish PublishRequest": publisher.publish,
     }
+    snapshots = SnapshotService(engine)
     subscribed: dict[str, Method] = {
+        "CreateSnapshot CreateSnapshotRequest": snapshots.create_snapshot,
+        "GetSnapshot GetSnapshotRequest": snapshots.get_snapshot,
+        "ListSnapshots ListSnapshotsRequest": snapshots.list_snapshots,
+        "UpdateSnapshot UpdateSnapshotRequest": snapshots.update_snapshot,
+        "DeleteSnapshot DeleteSnapshotRequest": snapshots.delete_snapshot,
+        "Seek SeekRequest": snapshots.seek,
         "CreateSubscription Subscription": subscriber.create_subscription,
         "GetSubscription GetSubscriptionRequest": subscriber.get_subscription,
         "UpdateSubscription UpdateSubscriptionRequest": subscriber.update_subscription,
@@ -41,7 +51,6 @@ def unary_methods(engine: Engine) -> Mapping[str, tuple[Method, Any]]:
         "DeleteSubscription DeleteSubscriptionRequest": subscriber.delete_subscription,
         "Acknowledge AcknowledgeRequest": subscriber.acknowledge,
         "ModifyAckDeadline ModifyAckDeadlineRequest": subscriber.modify_ack_deadline,
-        "Seek SeekRequest": subscriber.seek,
     }
     return {
         **_named(PUBLISHER, published),

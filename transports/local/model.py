@@ -1,9 +1,10 @@
-"""What the broker keeps: topics, subscriptions, messages, and what it hands to a consumer."""
+"""What the broker keeps: topics, subscriptions, snapshots, messages, and what it hands to a consumer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
 #: The topic of a subscription whose topic was deleted.
 DELETED_TOPIC = "_deleted-topic_"
@@ -15,6 +16,31 @@ class Topic:
 
     name: str
     labels: Mapping[str, str] = field(default_factory=dict)
+    #: Seconds for which messages can be replayed whoever acknowledged them; None is not at all.
+    retention_seconds: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        return cls(**data)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterPolicy:
+    """Where messages go that were delivered so often in vain."""
+
+    topic: str
+    max_attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Seconds until a message comes again that was given back or whose lease ran out; they double each time."""
+
+    min_seconds: float
+    max_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,34 +51,89 @@ class Subscription:
     topic: str
     ack_deadline_seconds: int
     retention_seconds: int
-    #: Seconds without use after which Google would delete it; None is never. Stored, not acted on.
+    #: Seconds without use after which it is deleted; None is never.
     expiration_seconds: int | None
     exactly_once: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
+    #: Keep acknowledged messages as long as others, so that a seek can bring them back.
+    retain_acked: bool = False
+    #: Deliver messages of one ordering key in the order in which they were published.
+    ordered: bool = False
+    #: An expression of the filter language; empty takes everything.
+    filter: str = ""
+    dead_letter: DeadLetterPolicy | None = None
+    retry: RetryPolicy | None = None
+    #: It gets no messages any more and has none.
+    detached: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        dead_letter, retry = data["dead_letter"], data["retry"]
+        nested = {
+            "dead_letter": DeadLetterPolicy(**dead_letter) if dead_letter else None,
+            "retry": RetryPolicy(**retry) if retry else None,
+        }
+        return cls(**{**data, **nested})
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a subscription had not acknowledged at one moment; ``name`` is ``projects/P/snapshots/S``."""
+
+    name: str
+    topic: str
+    #: When it ends, in microseconds since 1970.
+    expires_us: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        return cls(**data)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A message that is being published: ``payload`` is the serialized ``PubsubMessage`` without id and time."""
+
+    payload: bytes
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    ordering_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """A message as it lies on disk: ``payload`` is the serialized ``PubsubMessage`` without id and time."""
+    """A message as it lies on disk."""
 
     id: int
     published_us: int
     payload: bytes
+    ordering_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A message that a subscription still has to deliver or see acknowledged; ``token`` names its last delivery."""
+    """A message that a subscription still has to deliver or see acknowledged."""
 
     message_id: int
     published_us: int
     size: int
+    ordering_key: str = ""
+    #: Names its last delivery; 0 if there was none.
     token: int = 0
+    #: How often it was delivered.
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One delivery of one message."""
+    """One delivery of one message; ``attempt`` is 0 where nobody counts."""
 
     ack_id: str
     message: StoredMessage
+    attempt: int = 0

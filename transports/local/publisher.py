@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from transports.local import paging, rules, wire
+from transports.local import paging, resources, rules, wire
 from transports.local.engine import Engine
-from transports.local.errors import InvalidArgumentError
 from transports.local.wire import Message
 
 
@@ -15,24 +14,26 @@ class PublisherService:
         self._engine = engine
 
     async def create_topic(self, request: Message) -> Message:
-        return wire.write_topic(await self._engine.create_topic(wire.read_topic(request)))
+        return resources.write_topic(await self._engine.administration.create_topic(resources.read_topic(request)))
 
     async def get_topic(self, request: Message) -> Message:
         rules.check_topic_name(request.topic)
-        return wire.write_topic(self._engine.catalog.topic(request.topic))
+        return resources.write_topic(self._engine.catalog.topic(request.topic).settings)
 
     async def update_topic(self, request: Message) -> Message:
-        wanted = wire.read_topic(request.topic)
-        if list(request.update_mask.paths) != ["labels"]:
-            raise InvalidArgumentError("Only a topic's labels can be changed here: the update mask must be 'labels'.")
-        return wire.write_topic(await self._engine.set_topic_labels(wanted.name, wanted.labels))
+        wanted, paths = request.topic, list(request.update_mask.paths)
+        rules.check_topic_name(wanted.name)
+        revised = await self._engine.administration.update_topic(
+            wanted.name, lambda settings: resources.revise_topic(settings, wanted, paths)
+        )
+        return resources.write_topic(revised)
 
     async def list_topics(self, request: Message) -> Message:
         rules.check_project(request.project)
         found = {each.name: each for each in self._engine.catalog.topics(request.project)}
         page = paging.page(list(found), request)
         return wire.request_type("ListTopicsResponse")(
-            topics=[wire.write_topic(found[name]) for name in page.names], next_page_token=page.next_token
+            topics=[resources.write_topic(found[name]) for name in page.names], next_page_token=page.next_token
         )
 
     async def list_topic_subscriptions(self, request: Message) -> Message:
@@ -44,12 +45,24 @@ class PublisherService:
             subscriptions=page.names, next_page_token=page.next_token
         )
 
+    async def list_topic_snapshots(self, request: Message) -> Message:
+        rules.check_topic_name(request.topic)
+        self._engine.catalog.topic(request.topic)
+        names = [each.settings.name for each in self._engine.catalog.snapshots_of(request.topic)]
+        page = paging.page(names, request)
+        return wire.request_type("ListTopicSnapshotsResponse")(snapshots=page.names, next_page_token=page.next_token)
+
+    async def detach_subscription(self, request: Message) -> Message:
+        rules.check_subscription_name(request.subscription)
+        await self._engine.administration.detach_subscription(request.subscription)
+        return wire.request_type("DetachSubscriptionResponse")()
+
     async def delete_topic(self, request: Message) -> Message:
         rules.check_topic_name(request.topic)
-        await self._engine.delete_topic(request.topic)
+        await self._engine.administration.delete_topic(request.topic)
         return wire.EMPTY()
 
     async def publish(self, request: Message) -> Message:
         rules.check_topic_name(request.topic)
-        ids = await self._engine.publish(request.topic, wire.read_payloads(request.messages))
+        ids = await self._engine.publish(request.topic, wire.read_drafts(request.messages))
         return wire.request_type("PublishResponse")(message_ids=[str(each) for each in ids])

@@ -1,10 +1,11 @@
-"""The service's rules for names, ranges and sizes; each function returns nothing or raises ``InvalidArgumentError``."""
+"""The service's rules for names, ranges and sizes; each function returns nothing or raises a ``RequestError``."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-from transports.local.errors import InvalidArgumentError
+from transports.local.errors import InvalidArgumentError, OutOfRangeError
 
 #: Seconds of a subscription's ack deadline when it asks for none.
 DEFAULT_ACK_DEADLINE_SECONDS = 10
@@ -35,7 +36,21 @@ MAX_ATTRIBUTE_VALUE_BYTES = 1024
 #: Most bytes of one request to acknowledge or to modify deadlines.
 MAX_ACK_REQUEST_BYTES = 524_288
 
+#: Most bytes of an ordering key.
+MAX_ORDERING_KEY_BYTES = 1024
+#: Fewest and most deliveries after which a message can be a dead letter.
+MIN_ATTEMPTS, MAX_ATTEMPTS = 5, 100
+#: Seconds of the first and the longest delay of a retry policy that does not say.
+DEFAULT_MIN_BACKOFF_SECONDS, DEFAULT_MAX_BACKOFF_SECONDS = 10.0, 600.0
+#: Most seconds of any delay of a retry policy.
+MAX_BACKOFF_SECONDS = 600.0
+#: Most labels of a topic, subscription or snapshot.
+MAX_LABELS = 64
+#: Most characters of a label's key and of its value.
+MAX_LABEL_CHARACTERS = 63
+
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9\-_.~+%]{2,254}")
+_LABEL_RULE = f"up to {MAX_LABEL_CHARACTERS} lowercase letters, digits, '-' and '_'"
 _PROJECT = re.compile(r"projects/[^/]+")
 
 
@@ -50,6 +65,46 @@ def check_topic_name(name: str) -> None:
 
 def check_subscription_name(name: str) -> None:
     _check_name(name, "subscriptions")
+
+
+def check_snapshot_name(name: str) -> None:
+    _check_name(name, "snapshots")
+
+
+def check_ordering_key(key: str) -> None:
+    if len(key.encode()) > MAX_ORDERING_KEY_BYTES:
+        raise InvalidArgumentError(f"An ordering key has at most {MAX_ORDERING_KEY_BYTES} bytes.")
+
+
+def check_attempts(attempts: int) -> None:
+    if not MIN_ATTEMPTS <= attempts <= MAX_ATTEMPTS:
+        raise OutOfRangeError(f"The most delivery attempts must be {MIN_ATTEMPTS} to {MAX_ATTEMPTS}, not {attempts}.")
+
+
+def check_backoff(min_seconds: float, max_seconds: float) -> None:
+    for seconds in (min_seconds, max_seconds):
+        if not 0 <= seconds <= MAX_BACKOFF_SECONDS:
+            raise InvalidArgumentError(f"A backoff must be 0 to 600 seconds, not {seconds:g}.")
+    if min_seconds > max_seconds:
+        raise InvalidArgumentError(f"The minimum backoff {min_seconds:g} s exceeds the maximum, {max_seconds:g} s.")
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    if len(labels) > MAX_LABELS:
+        raise InvalidArgumentError(f"There can be {MAX_LABELS} labels, not {len(labels)}.")
+    for key, value in labels.items():
+        if not key or not key[0].isalpha() or not _is_label(key):
+            raise InvalidArgumentError(f"The label {key[:70]!r} is not valid: {_LABEL_RULE}, beginning with a letter.")
+        if not _is_label(value):
+            raise InvalidArgumentError(f"The label {key!r} has the value {value[:70]!r}, which is not: {_LABEL_RULE}.")
+
+
+def _is_label(text: str) -> bool:
+    return len(text) <= MAX_LABEL_CHARACTERS and text == text.lower() and all(_is_label_character(c) for c in text)
+
+
+def _is_label_character(character: str) -> bool:
+    return character.isalpha() or character.isdigit() or character in "-_"
 
 
 def check_ack_deadline(seconds: int) -> None:

@@ -6,11 +6,11 @@ import asyncio
 import logging
 from contextlib import suppress
 
-from transports.local import paging, rules, wire
+from transports.local import paging, resources, rules, wire
 from transports.local.delivery import Consumer
 from transports.local.engine import Engine
-from transports.local.errors import InvalidArgumentError, NotFoundError, NotSupportedError
-from transports.local.model import Delivery
+from transports.local.errors import InvalidArgumentError, NotFoundError, StaleAckIdsError
+from transports.local.model import Delivery, Subscription
 from transports.local.wire import Message
 
 logger = logging.getLogger(__name__)
@@ -26,33 +26,33 @@ class SubscriberService:
         self._engine = engine
 
     async def create_subscription(self, request: Message) -> Message:
-        settings = wire.read_subscription(request)
-        return wire.write_subscription(await self._engine.create_subscription(settings))
+        settings = resources.read_subscription(request)
+        return self._describe(await self._engine.administration.create_subscription(settings))
 
     async def get_subscription(self, request: Message) -> Message:
         rules.check_subscription_name(request.subscription)
-        return wire.write_subscription(self._engine.catalog.subscription(request.subscription).settings)
+        return self._describe(self._engine.catalog.subscription(request.subscription).settings)
 
     async def update_subscription(self, request: Message) -> Message:
         wanted, paths = request.subscription, list(request.update_mask.paths)
         rules.check_subscription_name(wanted.name)
-        revised = await self._engine.update_subscription(
-            wanted.name, lambda settings: wire.revise_subscription(settings, wanted, paths)
+        revised = await self._engine.administration.update_subscription(
+            wanted.name, lambda settings: resources.revise_subscription(settings, wanted, paths)
         )
-        return wire.write_subscription(revised)
+        return self._describe(revised)
 
     async def list_subscriptions(self, request: Message) -> Message:
         rules.check_project(request.project)
         found = {each.settings.name: each.settings for each in self._engine.catalog.subscriptions(request.project)}
         page = paging.page(list(found), request)
         return wire.request_type("ListSubscriptionsResponse")(
-            subscriptions=[wire.write_subscription(found[name]) for name in page.names],
+            subscriptions=[self._describe(found[name]) for name in page.names],
             next_page_token=page.next_token,
         )
 
     async def delete_subscription(self, request: Message) -> Message:
         rules.check_subscription_name(request.subscription)
-        await self._engine.delete_subscription(request.subscription)
+        await self._engine.administration.delete_subscription(request.subscription)
         return wire.EMPTY()
 
     async def pull(self, request: Message, wait_seconds: float) -> Message:
@@ -60,7 +60,7 @@ class SubscriberService:
         rules.check_subscription_name(request.subscription)
         if request.max_messages < 1:
             raise InvalidArgumentError(f"A pull must ask for at least 1 message, not {request.max_messages}.")
-        attached = self._engine.catalog.subscription(request.subscription)
+        attached = self._engine.require_attached(request.subscription)
         consumer = Consumer(
             ack_deadline_seconds=attached.settings.ack_deadline_seconds, max_messages=request.max_messages
         )
@@ -77,30 +77,31 @@ class SubscriberService:
         """Make ready again what a pull returned to a client that had gone."""
         ack_ids = [each.ack_id for each in response.received_messages]
         with suppress(NotFoundError):
-            self._engine.modify_ack_deadline(request.subscription, ack_ids, seconds=0)
+            self._engine.undo(self._engine.catalog.subscription(request.subscription), ack_ids)
 
     async def acknowledge(self, request: Message) -> Message:
         rules.check_subscription_name(request.subscription)
         rules.check_ack_request(len(request.ack_ids), request.ByteSize())
-        await self._engine.acknowledge(request.subscription, request.ack_ids)
+        self._report(request, await self._engine.acknowledge(request.subscription, request.ack_ids))
         return wire.EMPTY()
 
     async def modify_ack_deadline(self, request: Message) -> Message:
         rules.check_subscription_name(request.subscription)
         rules.check_ack_request(len(request.ack_ids), request.ByteSize())
         rules.check_extension(request.ack_deadline_seconds)
-        self._engine.modify_ack_deadline(request.subscription, request.ack_ids, request.ack_deadline_seconds)
+        stale = self._engine.modify_ack_deadline(request.subscription, request.ack_ids, request.ack_deadline_seconds)
+        self._report(request, stale)
         return wire.EMPTY()
-
-    async def seek(self, request: Message) -> Message:
-        rules.check_subscription_name(request.subscription)
-        if request.WhichOneof("target") == "snapshot":
-            raise NotSupportedError("The local broker does not implement snapshots: seek to a time.")
-        if request.WhichOneof("target") is None:
-            raise InvalidArgumentError("A seek must name a time.")
-        await self._engine.seek(request.subscription, request.time.ToMicroseconds())
-        return wire.request_type("SeekResponse")()
 
     async def test_permissions(self, request: Message) -> Message:
         """Permit everything that is asked for: who reaches the broker may use it."""
         return wire.TEST_PERMISSIONS_RESPONSE(permissions=request.permissions)
+
+    def _report(self, request: Message, stale: list[str]) -> None:
+        """Tell of ack ids that are good no longer, where Google does."""
+        with suppress(NotFoundError):
+            if stale and self._engine.catalog.subscription(request.subscription).settings.exactly_once:
+                raise StaleAckIdsError(stale)
+
+    def _describe(self, settings: Subscription) -> Message:
+        return resources.write_subscription(settings, self._engine.catalog.retention_of(settings.topic))

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 
-from transports.local.database import Database, StorageError, Tables
+from transports.local.database import Database, StorageError
+from transports.local.tables import Tables
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ class Writer:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._queue: SimpleQueue[tuple[Change, Future[None]] | None] = SimpleQueue()
+        self._stopped = False
         self._thread = threading.Thread(target=self._run, name="broker-writer", daemon=True)
 
     def start(self) -> None:
@@ -34,11 +36,15 @@ class Writer:
         future: Future[None] = Future()
         # A commit that somebody stopped waiting for happens all the same.
         future.set_running_or_notify_cancel()
-        self._queue.put((change, future))
+        if self._stopped:
+            future.set_exception(StorageError("The broker is stopping."))
+        else:
+            self._queue.put((change, future))
         return future
 
     def stop(self) -> None:
         """Commit what was submitted, then end."""
+        self._stopped = True
         self._queue.put(None)
         self._thread.join()
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -106,12 +108,15 @@ class Links:
             return links
 
     def _watch(self) -> None:
-        """See to forks and to the end of the process; done once per process tree."""
-        if self._pid:
+        """See to forks, once per process tree, and to the end of each process."""
+        if self._pid == os.getpid():
             return
+        if self._pid:
+            _at_end_of_child(self.close)
+        else:
+            atexit.register(self.close)
+            os.register_at_fork(before=self._park, after_in_parent=self._unpark, after_in_child=self._leave_behind)
         self._pid = os.getpid()
-        atexit.register(self.close)
-        os.register_at_fork(before=self._park, after_in_parent=self._unpark, after_in_child=self._leave_behind)
 
     def _park(self) -> None:
         for link in list(self._links.values()):
@@ -126,6 +131,16 @@ class Links:
         self._left_behind.extend(self._links.values())
         self._links = {}
         self._lock = threading.Lock()
+
+
+def _at_end_of_child(call: Callable[[], None]) -> None:
+    """Have something called when a child of a pool ends: such children leave `atexit` out.
+
+    What a child leaves open also takes time to end, and Celery's pool waits five seconds for a child it saw ending.
+    """
+    for name in ("multiprocessing.util", "billiard.util"):
+        if name in sys.modules:
+            sys.modules[name].Finalize(None, call, exitpriority=10)
 
 
 links = Links()

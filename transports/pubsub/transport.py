@@ -7,8 +7,9 @@ from importlib.metadata import version
 from typing import Any
 
 from kombu.transport import base
+from kombu.utils.compat import detect_environment
 
-from transports.errors import ChannelFailed, ConnectionFailed
+from transports.errors import ChannelFailed, ConnectionFailed, RequestRefused
 from transports.pubsub.channel import Channel
 from transports.pubsub.link import links
 from transports.pubsub.options import Options
@@ -36,6 +37,8 @@ class Transport(base.Transport):
 
     def establish_connection(self) -> Session:
         """Connect, and make sure that the server answers and accepts the credentials."""
+        if (environment := detect_environment()) != "default":
+            raise RequestRefused(f"gRPC does not know the threads of {environment}: use another pool (-P threads)")
         options = Options.from_mapping(self.client.transport_options)
         link = links.get(self._address(), options)
         link.client.probe()

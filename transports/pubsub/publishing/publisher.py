@@ -70,14 +70,29 @@ class Publisher:
         except QueueNotFound:
             if route.kind is not Kind.DIRECT:
                 return
-            if not self._topology.recreate_route(route):
+            if self._topology.recreate_route(route):
+                self._client.publish(topic, messages, timeout_seconds=timeout_seconds)
+            elif not self._sent_by_another_kind(route, messages, timeout_seconds):
                 raise
-            self._client.publish(topic, messages, timeout_seconds=timeout_seconds)
         except PermissionMissing as exc:
             if route.kind is not Kind.FANOUT:
                 raise
             self._silent.add(route)
             self._provision.warn(exc.permission, "nothing is published; events and remote control are off")
+
+    def _sent_by_another_kind(self, route: Route, messages: list[Outgoing], timeout_seconds: float) -> bool:
+        """Publish to an exchange that only others have declared, as fanout or topic; Celery's `Broadcast` needs it."""
+        if not route.exchange or self._topology.has_exchange(route.exchange):
+            return False
+        for kind in (Kind.FANOUT, Kind.TOPIC):
+            topic = self._topology.topic(Route(route.exchange, kind=kind))
+            try:
+                self._client.publish(topic, messages, timeout_seconds=timeout_seconds)
+            except QueueNotFound:
+                continue
+            self._topology.declare_exchange(route.exchange, kind.value)
+            return True
+        return False
 
 
 def _is_answer(properties: dict[str, Any]) -> bool:

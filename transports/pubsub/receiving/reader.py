@@ -43,6 +43,8 @@ _FIRST_PAUSE_SECONDS = 0.1
 _GIVE_BACK_SECONDS = 0.1
 #: Seconds that a message waits for a slot at most before it is given back.
 _PATIENCE_SECONDS = 0.05
+#: Most messages that a stream is told when the one before it brought only what is not to be delivered now.
+_LONGEST_STRETCH = 200
 #: Seconds before a subscription that was deleted is created again.
 _RECREATE_PAUSE_SECONDS = 0.5
 
@@ -80,6 +82,9 @@ class Reader:
         self._pause = 0.0
         # How often in a row the subscription was missing.
         self._missed = 0
+        # How many messages the next stream may bring at least: ever more while none is to be delivered now.
+        self._stretch = 0
+        self._delivered = False
         self._gave_back = False
         self._surplus = False
         self._thread = threading.Thread(target=self._run, name=f"pubsub-reader-{self._subscription}", daemon=True)
@@ -128,10 +133,12 @@ class Reader:
 
     def _read(self, room: int) -> None:
         """Read one stream to its end."""
+        size = max(room, self._stretch)
         stream = self._stream = self._link.client.stream(
-            self._subscription, client_id=self._client_id, max_messages=room
+            self._subscription, client_id=self._client_id, max_messages=size
         )
-        allotment = Allotment(room, renew=stream.finish, free=lambda: self._prefetch.free)
+        allotment = Allotment(size, renew=stream.finish, free=lambda: self._prefetch.free)
+        self._delivered = False
         if self._stopped.is_set() or not self._prefetch.can_consume():
             stream.finish()
         brought = 0
@@ -147,6 +154,7 @@ class Reader:
         finally:
             self._prefetch.ended(self)
         self._stream = None
+        self._stretch = min(_LONGEST_STRETCH, 2 * size) if brought and not self._delivered else 0
         if self._gave_back:
             # What was given back comes first again only if the server knows it before another stream is opened.
             self._gave_back = False
@@ -188,7 +196,9 @@ class Reader:
         parcel = self._intake.take_in(message, allotment)
         if parcel is None:
             allotment.spend()
-        elif parcel.due_in_seconds > 0:
+            return
+        self._delivered = True
+        if parcel.due_in_seconds > 0:
             self._link.alarm.call_in(parcel.due_in_seconds, lambda: self._offer(parcel))
         elif not self._offer(parcel, until):
             self._surplus = True

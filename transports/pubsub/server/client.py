@@ -131,7 +131,8 @@ class Client:
 
     def seek_to_now(self, subscription: str) -> None:
         """Drop everything that is in a subscription."""
-        now = {"seconds": int(time.time()), "nanos": int(time.time() % 1 * 1e9)}
+        seconds, nanos = divmod(time.time_ns(), 10**9)
+        now = {"seconds": seconds, "nanos": nanos}
         self.calls.retried("Seek", {"subscription": self._subscription(subscription), "time": now})
 
     def stream(self, subscription: str, *, client_id: str, max_messages: int) -> Stream:

@@ -1,0 +1,74 @@
+"""A real S3 server for tests: moto's, where it is installed (in this environment or anywhere on the path)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from studio import wait_for
+
+
+def find_moto() -> str | None:
+    """Moto's server, if there is one that runs."""
+    beside = Path(sys.executable).parent
+    found = shutil.which("moto_server", path=os.pathsep.join([str(beside), os.environ.get("PATH", "")]))
+    works = found and subprocess.run([found, "--help"], capture_output=True, check=False, timeout=60).returncode == 0
+    return found if works else None
+
+
+@contextmanager
+def s3_server(moto: str) -> Iterator[str]:
+    """The endpoint of a server that runs meanwhile."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [moto, "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    endpoint = f"http://127.0.0.1:{port}"
+    try:
+        wait_for("moto's start", lambda: _answers(endpoint))
+        yield endpoint
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def new_bucket(endpoint: str) -> str:
+    """The name of a bucket that was just made."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{name}", method="PUT"), timeout=10).close()
+    return name
+
+
+def variables(endpoint: str) -> dict[str, str]:
+    """What a process must have in its environment to use the server."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+    }
+
+
+def _answers(endpoint: str) -> bool:
+    try:
+        urllib.request.urlopen(endpoint, timeout=1).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True

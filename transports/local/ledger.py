@@ -1,0 +1,83 @@
+"""What every part of the broker needs of the disk: to commit, to count, to number and to tell the time.
+
+``changing`` is held by whoever creates, changes or deletes something, so that memory follows the disk in one order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+from transports.local.database import Database, StorageError
+from transports.local.errors import UnavailableError
+from transports.local.tables import Tables
+from transports.local.writer import Change, Writer
+
+#: Deliveries that one run of the broker can number; the tokens of the next run are all higher.
+_TOKENS_PER_START = 1 << 40
+
+T = TypeVar("T")
+
+
+class Ledger:
+    """The disk as the event loop sees it."""
+
+    def __init__(self, database: Database, writer: Writer) -> None:
+        self.database = database
+        self.changing = asyncio.Lock()
+        self.tokens: Iterator[int] = iter(())
+        self.first_token = 0
+        self._writer = writer
+        self._counters: dict[str, int] = defaultdict(int)
+        self._last_published_us = 0
+
+    async def start(self, counters: Mapping[str, int]) -> None:
+        """Go on counting where the last run ended."""
+        self._counters.update(counters)
+        self._last_published_us = self.database.newest_published_us()
+        starts = self.next("starts")
+        await self.commit(lambda tables: tables.save_counter("starts", starts))
+        self.first_token = starts * _TOKENS_PER_START
+        self.tokens = itertools.count(self.first_token)
+
+    async def commit(self, change: Change) -> None:
+        """Return when a change is on disk.
+
+        Raises:
+            UnavailableError: The disk refused, and nothing has changed.
+        """
+        try:
+            await asyncio.wrap_future(self._writer.submit(change))
+        except StorageError as exc:
+            raise UnavailableError(str(exc)) from exc
+
+    def write_later(self, change: Change) -> None:
+        """Write without waiting; the writer logs what fails, and nothing breaks if it is lost."""
+        self._writer.submit(change)
+
+    def next(self, counter: str) -> int:
+        """Return the next number of a kind; it is the caller's to save it."""
+        self._counters[counter] += 1
+        return self._counters[counter]
+
+    def next_keeper(self) -> int:
+        return self.next("keepers")
+
+    def publish_time_us(self) -> int:
+        """Return the time, never earlier than before, so that the order of ids is the order of times."""
+        self._last_published_us = max(self._last_published_us, now_us())
+        return self._last_published_us
+
+
+def now_us() -> int:
+    """Return the time in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def save_keeper(tables: Tables, number: int) -> None:
+    """Remember that a number is taken, so that it is never used twice."""
+    tables.save_counter("keepers", number)

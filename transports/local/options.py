@@ -1,0 +1,36 @@
+"""What a broker can be asked for beyond directory and address."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transports.local.encryption import Certificate
+from transports.local.errors import CertificateError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Options of a broker; without any it is open, unencrypted, and on loopback only."""
+
+    #: PEM file of the certificate, and what leads to its authority; needs ``tls_key``.
+    tls_cert: Path | None = None
+    #: PEM file of its key, without a password.
+    tls_key: Path | None = None
+    #: Ask for tokens also on loopback; elsewhere they always are.
+    require_tokens: bool = False
+    #: Port of the page for Prometheus, on the same host; 0 takes a free one, None has no such page.
+    metrics_port: int | None = None
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """The certificate to serve TLS with; None is no TLS.
+
+        Raises:
+            CertificateError: Only one of the two files is named.
+        """
+        if self.tls_cert is None and self.tls_key is None:
+            return None
+        if self.tls_cert is None or self.tls_key is None:
+            raise CertificateError("TLS needs both a certificate and its key: name both files (--tls-cert, --tls-key).")
+        return Certificate(self.tls_cert, self.tls_key)
