@@ -34,6 +34,9 @@ nothing as it is.
 # studio_gpus = "0,1"
 # studio_concurrency = 2
 
+#: What is kept on a worker so that it need not be made again: installed requirements, workspace archives.
+# studio_cache_bytes = "50g"
+
 #: The user that scripts run as in containers when the worker is root.
 # studio_uid = "1000:1000"
 

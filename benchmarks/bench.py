@@ -7,9 +7,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from board import Board
 from calls import Child
 from contenders import Contender, Place, environment
-from figures import Board
 
 
 @dataclass(frozen=True)

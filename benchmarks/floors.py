@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import queue
-import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import grpc
 from calls import serve
@@ -16,19 +13,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.pubsub_v1 import PublisherClient, SubscriberClient, types
 from google.pubsub_v1.services.publisher.transports.grpc import PublisherGrpcTransport
 from google.pubsub_v1.services.subscriber.transports.grpc import SubscriberGrpcTransport
+from stubs import PublishRequest, PubsubMessage, Stream, Stubs
 
 #: As many bytes as a Celery message of a small task has.
 _DATA = b"x" * 930
 _TOPIC = "projects/bench-floor/topics/floor"
 _SUBSCRIPTION = "projects/bench-floor/subscriptions/floor"
-#: Seconds within which a message comes back on a stream.
-_LIMIT_SECONDS = 30.0
-
-_Request = type(types.PublishRequest.pb(types.PublishRequest()))
-_Message = type(types.PubsubMessage.pb(types.PubsubMessage()))
-_Response = type(types.PublishResponse.pb(types.PublishResponse()))
-_Pull = type(types.StreamingPullRequest.pb(types.StreamingPullRequest()))
-_Pulled = type(types.StreamingPullResponse.pb(types.StreamingPullResponse()))
 
 
 class Floors:
@@ -38,11 +28,7 @@ class Floors:
         self._channel = grpc.insecure_channel(address)
         self._publisher = PublisherClient(transport=PublisherGrpcTransport(channel=self._channel))
         self._subscriber = SubscriberClient(transport=SubscriberGrpcTransport(channel=self._channel))
-        self._stub = self._channel.unary_unary(
-            "/google.pubsub.v1.Publisher/Publish",
-            request_serializer=_Request.SerializeToString,
-            response_deserializer=_Response.FromString,
-        )
+        self._stubs = Stubs(self._channel)
         try:
             self._publisher.create_topic(name=_TOPIC)
             self._subscriber.create_subscription(name=_SUBSCRIPTION, topic=_TOPIC)
@@ -56,7 +42,7 @@ class Floors:
 
     def stub(self, count: int) -> float:
         """Publish one after the other by a bare stub."""
-        return _timed(count, lambda: self._stub(_Request(topic=_TOPIC, messages=[_Message(data=_DATA)])))
+        return _timed(count, self._publish_bare)
 
     def batches(self, count: int, size: int) -> float:
         """Publish in batches by the client's unary call."""
@@ -64,10 +50,12 @@ class Floors:
 
     def latency(self) -> float:
         """Publish one message by the stub, and return the seconds until a bare stream has brought it."""
-        self._stream = self._stream or Stream(self._channel)
+        self._stream = self._stream or self._stubs.stream(_SUBSCRIPTION)
         began = time.monotonic()
-        self._stub(_Request(topic=_TOPIC, messages=[_Message(data=_DATA)]))
-        return self._stream.next_at() - began
+        self._publish_bare()
+        arrival = self._stream.next()
+        self._stream.acknowledge(arrival.ack_ids)
+        return arrival.at - began
 
     def purge(self) -> None:
         """Drop what was published."""
@@ -84,44 +72,11 @@ class Floors:
             self._stream.close()
         self._channel.close()
 
+    def _publish_bare(self) -> None:
+        self._stubs.publish(PublishRequest(topic=_TOPIC, messages=[PubsubMessage(data=_DATA)]))
+
     def _publish(self, size: int) -> None:
         self._publisher.publish(topic=_TOPIC, messages=[types.PubsubMessage(data=_DATA) for _ in range(size)])
-
-
-class Stream:
-    """A bare StreamingPull that acknowledges what it brings and notes when it came."""
-
-    def __init__(self, channel: Any) -> None:
-        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._requests.put(_Pull(subscription=_SUBSCRIPTION, stream_ack_deadline_seconds=60))
-        self._times: queue.SimpleQueue[float] = queue.SimpleQueue()
-        start = channel.stream_stream(
-            "/google.pubsub.v1.Subscriber/StreamingPull",
-            request_serializer=_Pull.SerializeToString,
-            response_deserializer=_Pulled.FromString,
-        )
-        self._call = start(iter(self._requests.get, None))
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def next_at(self) -> float:
-        """Wait for the next message and return when it came."""
-        return self._times.get(timeout=_LIMIT_SECONDS)
-
-    def close(self) -> None:
-        self._requests.put(None)
-        self._thread.join(_LIMIT_SECONDS)
-
-    def _read(self) -> None:
-        for ack_ids in self._batches():
-            self._requests.put(_Pull(ack_ids=ack_ids))
-
-    def _batches(self) -> Iterator[list[str]]:
-        for response in self._call:
-            now = time.monotonic()
-            for _ in response.received_messages:
-                self._times.put(now)
-            yield [message.ack_id for message in response.received_messages]
 
 
 def _timed(times: int, call: Callable[[], object]) -> float:

@@ -1,4 +1,4 @@
-"""The servers of a run, each a process of its own on a free port of 127.0.0.1: emulator, local broker, Redis."""
+"""The servers of a run, each a process of its own on a free port of 127.0.0.1: emulator, local broker, Redis, echo."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from pathlib import Path
 
 # The tests start the same servers.
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from pubsub_servers import ServerProcess, emulator, free_port, local_broker
+from pubsub_servers import ServerProcess, broker_process, emulator, find_emulator, free_port, local_broker
+
+__all__ = ["Addresses", "ServerProcess", "broker", "echo", "large_emulator", "running"]
+
+#: The emulator keeps all messages in memory: enough for a million of them.
+_EMULATOR_MEMORY = "-Xmx6g"
 
 #: Redis numbers its databases; every measurement takes one of its own.
 _REDIS_DATABASES = 10_000
@@ -42,9 +47,41 @@ def _redis(folder: Path) -> Iterator[str]:
     port = free_port()
     command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
     command += ["--databases", str(_REDIS_DATABASES), "--dir", str(folder)]
-    server = ServerProcess(command, ready=r"(Ready to accept connections)", address=f"127.0.0.1:{port}")
+    with _started(
+        ServerProcess(command, ready=r"(Ready to accept connections)", address=f"127.0.0.1:{port}")
+    ) as server:
+        yield server.address
+
+
+@contextmanager
+def broker(data: Path) -> Iterator[ServerProcess]:
+    """Run the local broker on a directory, new or not."""
+    with broker_process(data) as server:
+        yield server
+
+
+@contextmanager
+def large_emulator() -> Iterator[ServerProcess]:
+    """Run Google's emulator with memory for a long backlog."""
+    port = free_port()
+    command = ["java", _EMULATOR_MEMORY, "-jar", str(find_emulator()), "--host=127.0.0.1", f"--port={port}"]
+    ready = r"Server started, listening on (\d+)"
+    with _started(ServerProcess(command, ready=ready, address=f"127.0.0.1:{port}")) as server:
+        yield server
+
+
+@contextmanager
+def echo() -> Iterator[ServerProcess]:
+    """Run the bare gRPC server."""
+    command = [sys.executable, str(Path(__file__).with_name("echo.py"))]
+    with _started(ServerProcess(command, ready=r"^ready (\S+)")) as server:
+        yield server
+
+
+@contextmanager
+def _started(server: ServerProcess) -> Iterator[ServerProcess]:
     server.wait_until_ready()
     try:
-        yield server.address
+        yield server
     finally:
         server.stop()

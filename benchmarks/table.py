@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from figures import MEASURES, WHO, Board, Measure
-from targets import Verdict, verdicts
+from board import Board, Measure
+from verdicts import Verdict
 
 #: What stands where nothing was measured.
 _NOTHING = "-"
@@ -14,39 +15,50 @@ _NOTHING = "-"
 Rows = list[list[str]]
 
 
-def as_text(board: Board) -> str:
-    """Return both tables and the notes in columns."""
-    parts = [_columns(_figures(board)), _columns(_judged(board)), "\n".join(_notes(board))]
+@dataclass(frozen=True)
+class Report:
+    """What one benchmark found; ``command`` made it."""
+
+    title: str
+    command: str
+    boards: Sequence[Board]
+    verdicts: Iterable[Verdict]
+
+
+def as_text(report: Report) -> str:
+    """Return all tables and the notes in columns."""
+    figures = [_columns(_figures(board)) for board in report.boards]
+    parts = [*figures, _columns(_judged(report)), "\n".join(_notes(report))]
     return "\n\n".join(part for part in parts if part)
 
 
-def as_markdown(board: Board, *, machine: str) -> str:
-    """Return both tables and the notes as a page."""
-    notes = [f"- {note}" for note in _notes(board)]
+def as_markdown(report: Report, *, machine: str) -> str:
+    """Return all tables and the notes as a page."""
+    notes = [f"- {note}" for note in _notes(report)]
     parts = [
-        "# The transport beside its rivals",
-        f"Medians of runs taken in turns on one machine: {machine}. Made by `python benchmarks/transport.py`.",
-        "\n".join(_piped(_figures(board))),
+        f"# {report.title}",
+        f"Medians of runs taken in turns on one machine: {machine}. Made by `{report.command}`.",
+        *("\n".join(_piped(_figures(board))) for board in report.boards),
         "## Against floors and targets",
         "Ratios are medians of the ratios of runs side by side.",
-        "\n".join(_piped(_judged(board))),
+        "\n".join(_piped(_judged(report))),
         "\n".join(notes),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _figures(board: Board) -> Rows:
-    rows = [["", "unit", *WHO]]
-    for measure in MEASURES:
-        cells = [_shown(measure, board.median(measure, who)) for who in WHO]
+    rows = [["", "unit", *board.who]]
+    for measure in board.measures:
+        cells = [_shown(measure, board.median(measure, who)) for who in board.who]
         if any(cell != _NOTHING for cell in cells):
             rows.append([measure.title, measure.unit, *cells])
     return rows
 
 
-def _judged(board: Board) -> Rows:
+def _judged(report: Report) -> Rows:
     head = ["", "who", "figure", "floor", "compared", "target", "met"]
-    return [head, *(_judgement(each) for each in verdicts(board) if each.figure is not None)]
+    return [head, *(_judgement(each) for each in report.verdicts if each.figure is not None)]
 
 
 def _judgement(verdict: Verdict) -> list[str]:
@@ -63,8 +75,10 @@ def _judgement(verdict: Verdict) -> list[str]:
     ]
 
 
-def _notes(board: Board) -> list[str]:
-    return [f"{who}, {measure.title}: {text}" for (measure, who), text in board.notes.items()]
+def _notes(report: Report) -> list[str]:
+    return [
+        f"{who}, {measure.title}: {text}" for board in report.boards for (measure, who), text in board.notes.items()
+    ]
 
 
 def _shown(measure: Measure, value: float | None) -> str:

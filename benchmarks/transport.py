@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -27,22 +25,25 @@ from pathlib import Path
 import rivals
 import servers
 from bench import FULL, QUICK, Bench, Scale
+from board import Board
 from contenders import contenders
-from figures import FLOOR_EMULATOR, FLOOR_LOCAL, Board
+from figures import FLOOR_EMULATOR, FLOOR_LOCAL, MEASURES, WHO
+from machine import described
 from measures import ALL
-from table import as_markdown, as_text
+from table import Report, as_markdown, as_text
+from targets import verdicts
 
 
 def main() -> None:
     given = _arguments()
     rivals.install()
     board = _measured(QUICK if given.quick else FULL, given.only or list(ALL))
-    print(as_text(board))
+    report = Report("The transport beside its rivals", "python benchmarks/transport.py", [board], list(verdicts(board)))
+    print(as_text(report))
     if given.json:
         given.json.write_text(json.dumps(board.to_dict(), indent=1) + "\n")
     if given.markdown:
-        machine = f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
-        given.markdown.write_text(as_markdown(board, machine=machine))
+        given.markdown.write_text(as_markdown(report, machine=described()))
 
 
 def _arguments() -> argparse.Namespace:
@@ -55,7 +56,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _measured(scale: Scale, names: list[str]) -> Board:
-    board = Board()
+    board = Board(MEASURES, WHO)
     with tempfile.TemporaryDirectory(prefix="bench-") as name, servers.running(Path(name)) as addresses:
         floors = {FLOOR_EMULATOR: addresses.emulator, FLOOR_LOCAL: addresses.local}
         bench = Bench(contenders(addresses), floors, Path(name), scale, board)

@@ -1,4 +1,4 @@
-"""Everything that commands and pages do, as an API: submit, list, show, logs, stop, artifacts."""
+"""Everything that commands and pages do, as an API: submit, list, show, logs, artifacts, stop, remove, collect."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from typing import Any
 
 from studio_celery.errors import UnknownExperiment, UsageError
 from studio_celery.experiment import NewerSchema, Status
-from studio_celery.journal import Kind, Observation, Rules, State, end_without_attempt
+from studio_celery.garbage import Collected, Garbage
+from studio_celery.journal import Kind, State
+from studio_celery.overdue import settle
 from studio_celery.record import to_record
 from studio_celery.settings import Settings
 from studio_celery.store import Item, Journal, Store
@@ -78,7 +80,10 @@ class Client:
         """The journal that a reference means, read; `UnknownExperiment` if there is none, or more than one."""
         if _ID.fullmatch(reference):
             journal = self.store.journal(reference)
-            if journal.refresh().experiment is not None:
+            if journal.refresh().removed:
+                entry = journal.entries[-1]
+                raise UnknownExperiment(f"{reference} was removed by {entry.by} at {entry.at}: nothing of it is left.")
+            if journal.state.experiment is not None:
                 return journal
         found = [i for i in self.store.recent() if i.startswith(reference)] if reference else []
         found = found or [r["id"] for r in self._records() if r["name"] == reference]
@@ -118,17 +123,8 @@ class Client:
 
     def _look(self, journal: Journal) -> State:
         """Read a journal, and record the end that is due if nobody looks after the experiment."""
-        state = journal.refresh()
-        if state.experiment is None or state.status.terminal or state.live:
-            return state
-        if state.status is not Status.SUBMITTING and state.experiment.lifetime_seconds is None:
-            return state
-        age = self.store.now() - state.submitted_stored_at
-        if state.status is Status.SUBMITTING and age > self._settings.submission_limit_seconds:
-            journal.decide(Kind.FAILED, self._me, reason="submission did not complete")
-        elif end := end_without_attempt(state, Observation(age_seconds=age), Rules.from_settings(self._settings)):
-            journal.decide(end.kind, self._me, reason=end.reason)
-        return journal.state
+        journal.refresh()
+        return settle(journal, self.store.now, self._settings, self._me)
 
     def _record(self, state: State, notes: Mapping[str, str]) -> dict[str, Any]:
         assert state.experiment is not None
@@ -216,6 +212,25 @@ class Client:
             requester = journal.state.stop_requested_by or who
             journal.decide(Kind.STOPPED, who, reason=f"stopped by {requester}")
         return self._record(journal.state, {})
+
+    def remove(self, reference: str) -> str:
+        """Remove an experiment that has ended, with all that it left; its id. Its workspace goes by `collect`."""
+        journal = self._open(reference)
+        state = self._look(journal)
+        if not journal.decide(Kind.REMOVED, self._me):
+            state = journal.state
+            if not state.removed:
+                raise UsageError(
+                    f"{journal.experiment_id} is {state.status}: only what has ended can be removed; "
+                    "`studio stop` ends it."
+                )
+        assert state.experiment is not None
+        self.store.clear(state.experiment)
+        return journal.experiment_id
+
+    def collect(self, *, dry_run: bool) -> Collected:
+        """Remove workspaces that no experiment refers to, and what is left of experiments removed long ago."""
+        return Garbage(self.store).collect(dry_run=dry_run)
 
 
 def _login_name() -> str:

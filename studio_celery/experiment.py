@@ -184,6 +184,8 @@ class Attempt:
     release_class: str | None = None
     #: When the claim was stored, on the store's clock, seconds since 1970.
     claimed_stored_at: float = 0.0
+    #: The same for the entry that made the present owner owner.
+    owned_stored_at: float = 0.0
 
 
 #: A comma would end the name in `celery worker -Q a,b`; white space and control characters cannot be typed or seen.

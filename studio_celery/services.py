@@ -13,6 +13,7 @@ from studio_celery.world import World, resolve
 
 if TYPE_CHECKING:
     from studio_celery.client import Client
+    from studio_celery.janitor import Janitor
     from studio_celery.store import Store
     from studio_celery.supervisor import Supervisor
 
@@ -65,3 +66,10 @@ class Services:
             if self._supervisor is None:
                 self._supervisor = Supervisor(self.store, make_runtime(self.settings), self.settings)
             return self._supervisor
+
+    @cached_property
+    def janitor(self) -> Janitor:
+        """The janitor of this worker process, beside its supervisor; not started yet."""
+        from studio_celery.janitor import Janitor
+
+        return Janitor(self.supervisor)

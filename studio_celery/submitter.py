@@ -19,6 +19,7 @@ from kombu.utils.url import maybe_sanitize_url
 from studio_celery import workspace
 from studio_celery.errors import BrokerError, UsageError
 from studio_celery.experiment import Experiment, utc_now
+from studio_celery.garbage import outlast
 from studio_celery.journal import Kind
 from studio_celery.settings import Settings
 from studio_celery.store import Store
@@ -106,7 +107,8 @@ class Submitter:
             self._broker.check()
             self._store.check()
             uploaded = self._store.put_blob(archive.sha256, archive.path)
-        journal = self._store.submit(experiment, self._owner)
+            journal = self._store.submit(experiment, self._owner)
+            outlast(self._store, archive.sha256, archive.path)
         message = {"id": experiment.id, "store": self._store.url, "digest": experiment.digest()}
         self._broker.publish(message, queue=experiment.queue, **options)
         journal.decide(Kind.QUEUED, self._owner)

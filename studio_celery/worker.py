@@ -104,12 +104,14 @@ def _begin(queues: tuple[str, ...]) -> None:
     supervisor = app.services.supervisor
     supervisor.queues = queues
     supervisor.start()
+    app.services.janitor.start()
 
 
 @worker_shutdown.connect(weak=False)
 def end(**_: Any) -> None:
     """The last thing a worker does: free its lock."""
     if app.services.has_supervisor:
+        app.services.janitor.stop()
         app.services.supervisor.close()
 
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 from bench import Bench
+from board import Measure, percentile
 from calls import Child
 from contenders import PRIORITY_STEPS, Contender, Place
-from figures import FLOOR_OF, LATENCY, LATENCY_95, PRIORITIES, PRIORITIES_95, RIVAL, Measure, percentile
+from figures import FLOOR_OF, LATENCY, LATENCY_95, PRIORITIES, PRIORITIES_95, RIVAL
 
 #: Seconds without a message before each one, at random so that nobody's polling falls into step.
 _PAUSE_SECONDS = (0.1, 0.3)

@@ -6,9 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 
 from bench import Bench
+from board import Measure
 from calls import Child
 from contenders import Contender
-from figures import BATCH_100, BATCH_1000, BULK_1000, BULK_5000, CELERY_ALONE, DELAY, RIVAL, STUB, Measure
+from figures import BATCH_100, BATCH_1000, BULK_1000, BULK_5000, CELERY_ALONE, DELAY, RIVAL, STUB
 
 #: Calls before the first that counts: connections and topics are made, code is warm.
 _WARM_UP = 50

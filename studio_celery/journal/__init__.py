@@ -10,14 +10,18 @@ from studio_celery.journal.decide import (
     DeclareLost,
     Defer,
     End,
+    Enqueue,
+    GiveBack,
     Observation,
     Return,
     Rules,
     decide,
     end_without_attempt,
+    sign_of_life,
 )
 from studio_celery.journal.entries import RETRY, Entry, Kind
 from studio_celery.journal.fold import NotAllowed, State, fold, fold_all
+from studio_celery.journal.standing import Leave, PutDown, Standing, decide_found, leaves_to_others, standing
 
 __all__ = [
     "RETRY",
@@ -27,15 +31,24 @@ __all__ = [
     "DeclareLost",
     "Defer",
     "End",
+    "Enqueue",
     "Entry",
+    "GiveBack",
     "Kind",
+    "Leave",
     "NotAllowed",
     "Observation",
+    "PutDown",
     "Return",
     "Rules",
+    "Standing",
     "State",
     "decide",
+    "decide_found",
     "end_without_attempt",
     "fold",
     "fold_all",
+    "leaves_to_others",
+    "sign_of_life",
+    "standing",
 ]

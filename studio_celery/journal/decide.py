@@ -1,4 +1,4 @@
-"""What a worker does about a state: return the record, claim, adopt, declare lost, end, or defer. Pure.
+"""What a worker that holds the message does: return the record, claim, adopt, give up, end, or defer. Pure.
 
 What a worker sees outside the journal comes in as data, in `Observation`, and never as a call.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from studio_celery.experiment import Attempt
+from studio_celery.experiment import Attempt, Status
 from studio_celery.journal.entries import Kind
 from studio_celery.journal.fold import State
 from studio_celery.units import format_duration
@@ -50,23 +50,37 @@ class Rules:
 class Observation:
     """What a worker sees besides the journal. All times are differences on the store's clock."""
 
-    #: Seconds since the live attempt's last heartbeat, or since its claim if there was none yet.
+    #: Seconds since the live attempt's owner last gave a sign of life.
     heartbeat_age_seconds: float = 0.0
-    #: Seconds between its claim and that heartbeat.
+    #: Seconds between its claim and that sign.
     run_seconds: float = 0.0
     #: Seconds since `submitted`.
     age_seconds: float = 0.0
-    #: This very process looks after it already.
+    #: Another thread of this very process has the experiment in hand.
     ours: bool = False
+    #: Its owner is this very process, which has it not in hand: the answer to its claim was lost.
+    mine: bool = False
     #: Its owner was on this host and its lock is free: it is certainly dead.
     owner_gone: bool = False
     #: Its container or process, alive or ended, is on this host.
     here: bool = False
+    #: It is over, and still there since the last look around on this host.
+    lingers: bool = False
+
+
+def sign_of_life(live: Attempt, heartbeat: float | None) -> float:
+    """When its owner last showed itself: by a heartbeat, or by having become owner since. Store's clock."""
+    return max(heartbeat or 0.0, live.owned_stored_at)
 
 
 @dataclass(frozen=True)
 class Return:
     """It has ended: acknowledge, and return the record."""
+
+
+@dataclass(frozen=True)
+class Enqueue:
+    """Record that the message came: its submitter was not seen to do so."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +106,14 @@ class DeclareLost:
 
 
 @dataclass(frozen=True)
+class GiveBack:
+    """Record that this worker, its owner, releases attempt `number`, which it never began; then decide again."""
+
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class End:
     """Record an end that needs no attempt, then decide again."""
 
@@ -106,13 +128,17 @@ class Defer:
     seconds: float
 
 
-Action = Return | Claim | Adopt | DeclareLost | End | Defer
+Action = Return | Enqueue | Claim | Adopt | DeclareLost | GiveBack | End | Defer
 
 
 def decide(state: State, seen: Observation, rules: Rules) -> Action:
     """What a worker that holds the message does."""
     if state.status.terminal or state.removed:
         return Return()
+    if seen.ours:
+        return Defer(rules.patience(seen.run_seconds))
+    if state.status is Status.SUBMITTING:
+        return Enqueue()
     if state.live:
         return _decide_live(state.live, seen, rules)
     return end_without_attempt(state, seen, rules) or Claim(len(state.attempts) + 1)
@@ -121,14 +147,16 @@ def decide(state: State, seen: Observation, rules: Rules) -> Action:
 def _decide_live(live: Attempt, seen: Observation, rules: Rules) -> Action:
     patience = rules.patience(seen.run_seconds)
     silent = seen.heartbeat_age_seconds
-    if seen.ours:
-        return Defer(patience)
-    if seen.owner_gone or silent > patience:
-        if seen.here:
-            return Adopt(live.number)
-        gone = "its worker ended" if seen.owner_gone else f"no heartbeat for {format_duration(silent)}"
-        return DeclareLost(live.number, f"worker lost: {gone}")
-    return Defer(patience - silent + 1)
+    if not (seen.owner_gone or seen.mine or silent > patience):
+        return Defer(patience - silent + 1)
+    if seen.here:
+        return Adopt(live.number)
+    if seen.mine and live.started_at is None:
+        return GiveBack(live.number, "the store did not answer the claim")
+    gone = f"no heartbeat for {format_duration(silent)}"
+    if seen.owner_gone or seen.mine:
+        gone = "its worker ended" if seen.owner_gone else "what ran is not there any more"
+    return DeclareLost(live.number, f"worker lost: {gone}")
 
 
 def end_without_attempt(state: State, seen: Observation, rules: Rules) -> End | None:

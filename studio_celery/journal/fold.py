@@ -50,7 +50,7 @@ class State:
     @property
     def interrupted(self) -> int:
         """Attempts that ended for no fault of the script's after it may have had effects."""
-        return sum(a.over == "lost" or (a.over == "released" and a.started_at is not None) for a in self.attempts)
+        return sum(a.over in ("lost", "released") for a in self.attempts) - len(self.early_releases)
 
     @property
     def script_failures(self) -> int:
@@ -108,6 +108,7 @@ def _claimed(state: State, entry: Entry) -> State:
         claimed_at=entry.at,
         log_epochs=((epoch, 0),),
         claimed_stored_at=entry.stored_at,
+        owned_stored_at=entry.stored_at,
     )
     return dataclasses.replace(state, status=Status.PREPARING, reason="", attempts=(*state.attempts, attempt))
 
@@ -136,6 +137,7 @@ def _adopted(state: State, entry: Entry) -> State:
         worker=entry.by,
         host=entry.data["host"],
         log_epochs=(*live.log_epochs, (epoch, entry.data["log_offset"])),
+        owned_stored_at=entry.stored_at,
     )
     return _with_live(state, adopted)
 
@@ -160,7 +162,9 @@ def _released(state: State, entry: Entry) -> State:
         exit_code=entry.data.get("exit_code"),
         finished_at=entry.at,
     )
-    early = () if live.started_at else ((entry.by, entry.stored_at),)
+    # A start that was not seen to succeed may have: `began` says that something of the script was found.
+    began = live.started_at is not None or release_class == RETRY or entry.data.get("began", False)
+    early = () if began else ((entry.by, entry.stored_at),)
     return _with_live(state, over, status=Status.WAITING, reason=reason, early_releases=(*state.early_releases, *early))
 
 
@@ -168,6 +172,8 @@ def _lost(state: State, entry: Entry) -> State:
     live = state.live
     if live is None or entry.data["attempt"] != live.number:
         raise NotAllowed("that attempt is not alive")
+    if "epoch" in entry.data:
+        _owned(state, entry)  # its owner says so, and not somebody who looked
     reason = entry.data["reason"]
     over = dataclasses.replace(live, status=Status.FAILED, over="lost", reason=reason, finished_at=entry.at)
     return _with_live(state, over, status=Status.WAITING, reason=reason)
@@ -189,7 +195,7 @@ def _ended(status: Status) -> Callable[[State, Entry], State]:
             "finished_at": entry.at,
             "artifacts": tuple(entry.data.get("artifacts", ())),
         }
-        if state.live is None:
+        if state.live is None and "epoch" not in entry.data:
             return dataclasses.replace(state, **changes)
         over = dataclasses.replace(
             _owned(state, entry), status=status, over="ended", reason=reason, exit_code=exit_code, finished_at=entry.at

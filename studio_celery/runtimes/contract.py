@@ -136,6 +136,12 @@ class Runtime(Protocol):
     def remove(self, handle: Handle) -> None:
         """Forget the attempt: container and bookkeeping go; the directory is the caller's."""
 
+    def tidy(self) -> None:
+        """Remove what killed workers of this `STUDIO_HOME` left half-made here; nothing that a living one works on."""
+
+    def site(self) -> str:
+        """Where attempts of this runtime live: `find` shows those of its own site only."""
+
     def describe(self) -> Mapping[str, Any]:
         """Facts for `workers/<id>.json`: engine version, runtime name."""
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,9 @@ CARD_VARIABLES = ("NVIDIA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 
 #: Folders that the script may write to.
 WRITABLE = ("workspace", "artifacts", "home", "io")
+
+#: File with the name of the site: out of reach of a script in a container.
+SITE = "site"
 
 #: More than any JSON in `io` has, less than would hurt.
 JSON_BYTES_MAX = 64 * 1024
@@ -38,12 +43,43 @@ class Ending:
     interrupted: bool
 
 
-def make(directory: Path) -> None:
-    """Create what is missing of an attempt's folders, and the empty log."""
+def make(directory: Path, site: str) -> None:
+    """Create what is missing of an attempt's folders, the empty log, and the name of the site where it will live."""
     for name in WRITABLE:
         (directory / name).mkdir(parents=True, exist_ok=True)
     if not os.path.lexists(directory / "io" / "log"):
         (directory / "io" / "log").touch()
+    (directory / SITE).write_text(site)
+
+
+def site_of(directory: Path) -> str | None:
+    """The site of an attempt; None if its runtime was never asked to prepare it, so that nothing of it can live."""
+    try:
+        return (directory / SITE).read_text()
+    except FileNotFoundError:
+        return None
+
+
+def remove(directory: Path) -> None:
+    """Remove a directory with all that is in it, also what its script made unwritable for its own user.
+
+    What is gone already is no error. Nothing of the attempt may live any more.
+    """
+    if not directory.is_dir():
+        return
+    for folder, names, _ in os.walk(directory, onerror=None):
+        for path in (f"{folder}/{name}" for name in names):
+            with contextlib.suppress(OSError):
+                mode = os.lstat(path).st_mode
+                if stat.S_ISDIR(mode) and mode & 0o700 != 0o700:
+                    Path(path).chmod(0o700)
+    shutil.rmtree(directory, onerror=_unless_gone)
+
+
+def _unless_gone(function: object, path: str, error: tuple[type[BaseException], BaseException, object]) -> None:
+    """Two that remove the same are no error for either."""
+    if not isinstance(error[1], FileNotFoundError):
+        raise error[1]
 
 
 def hand_over(directory: Path, uid: int, gid: int) -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import uv
 
+from studio_celery.cache import Cache
 from studio_celery.errors import EnvironmentFailed, IndexUnavailable, RuntimeFailure
 from studio_celery.runtimes.contract import Cancellation, Cancelled
 
@@ -59,6 +60,9 @@ ABSENT = re.compile(r"404 Not Found")
 
 #: Longest reason that is shown; the whole output is in the log.
 REASON_CHARACTERS_MAX = 600
+
+#: Kind of programs in the cache.
+TOOLS = "tools"
 
 #: How long fetching `uv` itself may take.
 FETCH_SECONDS = 120.0
@@ -157,22 +161,33 @@ def _wait(child: subprocess.Popen[bytes], seconds: float) -> None:
         return
 
 
-def container_uv(cache: Path, variables: Mapping[str, str], cancelled: Cancelled) -> Path:
-    """A `uv` for containers: the static build, fetched once; where it cannot be had, our own, which needs glibc."""
+def container_uv(cache: Cache, variables: Mapping[str, str], cancelled: Cancelled, held: ExitStack) -> Path:
+    """A `uv` for containers: the static build, fetched once; where it cannot be had, our own, which needs glibc.
+
+    It is kept at least as long as `held` is open.
+    """
     version = metadata.version("uv")
-    kept = cache / f"uv-{version}"
-    if (kept / "uv").exists():
-        return kept / "uv"
-    cache.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + FETCH_SECONDS
-    with tempfile.TemporaryDirectory(dir=cache, prefix="uv-fetch-") as directory:
-        target = Path(directory) / "target"
+
+    def fetch(partial: Path) -> Path:
+        target, kept = partial / "target", partial / "kept"
         arguments = ["pip", "install", "--target", str(target), "--python", sys.executable, "--no-deps"]
         arguments += ["--python-platform", f"{platform.machine()}-unknown-linux-musl", f"uv=={version}"]
-        settings = {**source_variables(variables), "HOME": directory}
-        if _fetched(arguments, settings, cancelled, deadline) and _runs(target / "bin" / "uv"):
-            return _keep(target / "bin" / "uv", kept)
-    return Path(uv.find_uv_bin())
+        settings = {**source_variables(variables), "HOME": str(partial)}
+        deadline = time.monotonic() + FETCH_SECONDS
+        if not _fetched(arguments, settings, cancelled, deadline) or not _runs(target / "bin" / "uv"):
+            raise _NotToBeHad
+        kept.mkdir()
+        (target / "bin" / "uv").chmod(0o755)
+        return (target / "bin" / "uv").rename(kept / "uv").parent
+
+    try:
+        return held.enter_context(cache.place(TOOLS, f"uv-{version}").hold(fetch, cancelled=cancelled)) / "uv"
+    except _NotToBeHad:
+        return Path(uv.find_uv_bin())
+
+
+class _NotToBeHad(Exception):
+    """The static build cannot be fetched, or does not run here."""
 
 
 def _fetched(arguments: Sequence[str], variables: Mapping[str, str], cancelled: Cancelled, deadline: float) -> bool:
@@ -189,13 +204,3 @@ def _runs(binary: Path) -> bool:
         return subprocess.run([binary, "--version"], capture_output=True, timeout=30).returncode == 0
     except (OSError, subprocess.SubprocessError):
         return False
-
-
-def _keep(binary: Path, kept: Path) -> Path:
-    """Put the binary where it stays; who comes second finds the same there."""
-    kept.mkdir(exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=kept, delete=False) as copy:
-        pass
-    shutil.copyfile(binary, copy.name)
-    Path(copy.name).chmod(0o755)
-    return Path(copy.name).replace(kept / "uv")

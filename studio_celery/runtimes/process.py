@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from studio_celery.settings import Settings
 
 #: How long the shim may take to start a script, and to end after it was told to kill everything.
 SHIM_SECONDS = 10.0
+
+#: Variable by which the processes of an installation are known: the directory that they fill.
+INSTALLING = "STUDIO_INSTALLING"
 
 #: Variables of the worker that a script gets, too.
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME")
@@ -63,7 +67,7 @@ class ProcessRuntime:
 
     def prepare(self, launch: Launch, progress: Progress, cancelled: Cancelled) -> None:
         """Install the requirements, if there are any."""
-        directory.make(launch.directory)
+        directory.make(launch.directory, self.site())
         if launch.image:
             progress(f"image {launch.image} is not used: this worker runs scripts as processes")
         if recipe := self._recipe(launch):
@@ -73,7 +77,7 @@ class ProcessRuntime:
         """Start the shim, which leaves us as soon as the script runs."""
         handle = Handle(launch.experiment_id, launch.attempt, launch.worker, launch.directory, ref="")
         if shim_of(handle) is None:
-            directory.make(launch.directory)
+            directory.make(launch.directory, self.site())
             directory.forget_ending(launch.directory)
             directory.write_command(launch, self._interpreter(launch))
             record = {**asdict(handle), "directory": str(launch.directory)}
@@ -121,6 +125,15 @@ class ProcessRuntime:
         (handle.directory / "process.json").unlink(missing_ok=True)
         (handle.directory / "io" / "pid.json").unlink(missing_ok=True)
 
+    def tidy(self) -> None:
+        """End installations whose worker was killed, and remove what they made."""
+        for place in self._environments.unfinished():
+            self._environments.end(place.path.name, partial(_kill_installers, place.partial))
+
+    def site(self) -> str:
+        """The processes of any host; whose host it was, the journal knows."""
+        return self.name
+
     def describe(self) -> Mapping[str, Any]:
         """The Python that scripts get."""
         return {"runtime": self.name, "python": platform.python_version()}
@@ -141,10 +154,18 @@ class ProcessRuntime:
 
     def _install(self, target: Path, requirements: Path, cancelled: Cancelled) -> installer.Outcome:
         """Make a virtual environment with the worker's own `uv` and Python."""
+        _kill_installers(target.parent)  # of a worker that was killed: we hold the lock
+        with self._environments.packages("process", cancelled) as packages:
+            return self._install_with(packages, target, requirements, cancelled)
+
+    def _install_with(
+        self, packages: Path, target: Path, requirements: Path, cancelled: Cancelled
+    ) -> installer.Outcome:
         variables = {
             **{name: value for name, value in self._variables.items() if name in ("PATH", "HOME", "TMPDIR")},
             **installer.source_variables(self._variables),
-            "UV_CACHE_DIR": str(self._environments.package_cache("process")),
+            "UV_CACHE_DIR": str(packages),
+            INSTALLING: str(target.parent),
         }
         make = ("venv", "--no-project", "--quiet", "--relocatable", "--python", sys.executable, str(target))
         made = installer.run_uv(make, variables, cancelled)
@@ -209,6 +230,13 @@ def _end_shim(held: processes.Held, grace_seconds: float) -> None:
         held.send(number)
         if held.wait(seconds):
             return
+
+
+def _kill_installers(partial: Path) -> None:
+    """Kill what a killed worker left installing into a directory: it would write among what is made there next."""
+    left = processes.kill_marked(INSTALLING, str(partial), SHIM_SECONDS)
+    if left:
+        raise RuntimeFailure(f"The processes {left} that install requirements cannot be killed.")
 
 
 def _kill_leftovers(handle: Handle) -> None:

@@ -4,7 +4,7 @@
 after it. Everything is decided in the journal, so it does not matter how often or where a message is delivered.
 """
 
-from studio_celery.supervisor.attempt import Detached
+from studio_celery.supervisor.ledger import Detached
 from studio_celery.supervisor.outcome import Deferred, Ended
 from studio_celery.supervisor.supervisor import Supervisor
 

@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 import time
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
 
 from studio_celery.errors import RuntimeFailure, StoreError, WorkspaceError
 from studio_celery.experiment import Experiment
 from studio_celery.gpus import Reservation
 from studio_celery.journal import Kind
-from studio_celery.runtimes.contract import Cancellation, Exit, Handle, Launch, Runtime, find_attempt
+from studio_celery.runtimes.contract import Cancellation, Exit, Handle, Launch, Runtime
 from studio_celery.settings import Settings
 from studio_celery.store import Journal, LogWriter, Store
+from studio_celery.supervisor.doorway import doorway
 from studio_celery.supervisor.keepsakes import Kept, collect, keep
+from studio_celery.supervisor.ledger import Detached, Ledger
+from studio_celery.supervisor.premises import Premises
 from studio_celery.supervisor.preparation import Preparation
 from studio_celery.supervisor.verdict import Verdict, judge
 from studio_celery.supervisor.watch import Watch
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 #: The runtime is asked every so many looks at the directory; its `exit.json` is seen at every look.
 LOOKS_PER_POLL = 10
-
-
-class Detached(Exception):
-    """The worker is stopping: the attempt, if it was started, runs on without it."""
 
 
 class AttemptRun:
@@ -58,10 +52,13 @@ class AttemptRun:
         self._store = store
         self._runtime = runtime
         self._settings = settings
-        self._journal = journal
-        self._worker_id = worker_id
         self._detaching = detaching
-        self._directory = settings.home / "run" / experiment.id / str(live.number)
+        self._ledger = Ledger(
+            journal, live, worker_id=worker_id, detaching=detaching, interval_seconds=settings.heartbeat_seconds
+        )
+        self._premises = Premises(
+            runtime, settings.home, experiment.id, live.number, grace_seconds=settings.stop_grace_seconds
+        )
         self._watch = Watch(
             store,
             experiment.id,
@@ -74,7 +71,10 @@ class AttemptRun:
         """Prepare and start it (unless a `handle` is adopted), follow it, end it."""
         with self._watch:
             try:
-                handle = handle or self._begin()
+                if handle is None:
+                    handle = self._begin()
+                elif self.attempt.started_at is None:
+                    self._note_start(handle)
                 if handle is not None:
                     self._finish(handle, self._follow(handle))
             except Detached:
@@ -96,14 +96,14 @@ class AttemptRun:
     def _begin(self) -> Handle | None:
         """The started attempt; None if it came to an end before."""
         try:
-            handle = self._start(self._prepare())
+            launch = self._prepare()
+            handle = self._ledger.until_stored(lambda: self._start(launch))
         except Cancellation:
             self._give_up()
         except RuntimeFailure as failure:
             self._failed_to_start(failure)
-        except (KeyError, WorkspaceError) as exc:
-            text = f"workspace missing from the store: {exc}" if isinstance(exc, KeyError) else str(exc)
-            self._end(Verdict(Kind.FAILED, {"reason": text}))
+        except WorkspaceError as exc:
+            self._end(Verdict(Kind.FAILED, {"reason": str(exc)}))
         except StoreError as exc:
             self._end(_released("store", str(exc)))
         except OSError as exc:
@@ -119,21 +119,24 @@ class AttemptRun:
             runtime=self._runtime,
             experiment=self.experiment,
             attempt=self.attempt,
-            directory=self._directory,
+            directory=self._premises.directory,
             cards=self.cards.ids if self.cards else (),
         )
         return preparation.run(self._watch.tell, self._cancelled)
 
     def _start(self, launch: Launch) -> Handle:
-        self._watch.look()
-        if self._cancelled():
-            raise Cancellation
-        self._watch.tell("running")
-        return self._runtime.start(launch)
+        """Start it, if the journal says right now that it is wanted; `StoreError` if the journal cannot be read."""
+        with doorway(self._settings.home, self.experiment.id, self._cancelled):
+            self._watch.ask()
+            if self._cancelled():
+                raise Cancellation
+            self._premises.put_down_former()
+            self._watch.tell("running")
+            return self._runtime.start(launch)
 
     def _note_start(self, handle: Handle) -> None:
         """Record the start. The script runs already, so whatever the store answers, it is looked after from here on."""
-        self._until_stored(lambda: self._journal.decide(Kind.STARTED, self._worker_id, epoch=self.attempt.epoch))
+        self._ledger.note_start()
         logger.info("Experiment %s: attempt %d started (%s).", self.experiment.id, self.attempt.number, handle.ref[:12])
 
     def _cancelled(self) -> bool:
@@ -158,20 +161,18 @@ class AttemptRun:
         """End an attempt whose script was not seen to run; what was written by then is kept as its log."""
         # A start that seemed to fail may have succeeded after all.
         self._put_down()
-        self._copy_log(self._log_writer(), self._directory / "io" / "log")
+        self._copy_log(self._log_writer(), self._premises.directory / "io" / "log")
         self._append(verdict)
         self._clear(None)
 
     def _put_down(self) -> bool:
-        """See to it that nothing of this attempt lives, whoever has its handle; False if the engine is away."""
-        try:
-            if handle := find_attempt(self._runtime, self.experiment.id, self.attempt.number):
-                self._runtime.stop(handle, self._settings.stop_grace_seconds)
-                self._runtime.remove(handle)
-        except RuntimeFailure as exc:
-            logger.warning("Experiment %s: %s", self.experiment.id, exc)
-            return False
-        return True
+        """See to it that nothing of it lives, unless it is another owner's by now; False if the engine is away."""
+        return self._handed_over or self._premises.put_down()
+
+    @property
+    def _handed_over(self) -> bool:
+        """Whether the attempt, and all that it has on this host, went to another owner."""
+        return self._watch.handed_over or self._ledger.handed_over
 
     # -- while it runs ---------------------------------------------------------------------------------------------
 
@@ -183,16 +184,18 @@ class AttemptRun:
         while True:
             exit = self._poll(handle) if self._due(handle, looks) else None
             too_long = too_long or (exit is None and time.time() > deadline)
+            if self._handed_over:
+                return None
             if exit is None and (self._watch.unwanted or too_long):
                 self._watch.tell("stopping")
                 exit = self._stop(handle)
             if exit is not None and self._watch.superseded:
                 return None
             if exit is not None:
+                if not self._ledger.read_as_owner():
+                    return None
                 self._copy_log(writer, handle.log)
-                return judge(
-                    exit, self._journal.refresh(), stopped_by=self._watch.stop_requested_by, ran_too_long=too_long
-                )
+                return judge(exit, self._ledger.state, ran_too_long=too_long)
             if time.monotonic() >= next_copy:
                 self._try_copy(writer, handle.log)
                 next_copy = time.monotonic() + self._settings.log_seconds
@@ -223,7 +226,7 @@ class AttemptRun:
 
     def _deadline(self) -> float:
         limit = self.experiment.max_duration_seconds
-        started = self._journal.state.live.started_at if self._journal.state.live else None
+        started = self._ledger.state.live.started_at if self._ledger.state.live else None
         if limit is None:
             return float("inf")
         begin = datetime.fromisoformat(started).timestamp() if started else time.time()
@@ -240,7 +243,7 @@ class AttemptRun:
             logger.warning("Log of %s: %s It is kept on this host and copied later.", self.experiment.id, exc)
 
     def _copy_log(self, writer: LogWriter, log: Path) -> None:
-        self._until_stored(lambda: writer.copy(log))
+        self._ledger.until_stored(lambda: writer.copy(log))
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -257,7 +260,7 @@ class AttemptRun:
 
     def _keep(self, handle: Handle) -> Kept:
         root = handle.directory
-        return self._until_stored(
+        return self._ledger.until_stored(
             lambda: keep(
                 self._store,
                 self.experiment.id,
@@ -267,41 +270,13 @@ class AttemptRun:
         )
 
     def _append(self, verdict: Verdict) -> None:
-        """Write the entry, unless the experiment has gone to somebody else or has ended."""
-        epoch = self.attempt.epoch
-        written = self._until_stored(
-            lambda: self._journal.decide(verdict.kind, self._worker_id, epoch=epoch, **verdict.data)
-        )
-        if written:
-            logger.info(
-                "Experiment %s: attempt %d is %s%s.",
-                self.experiment.id,
-                self.attempt.number,
-                verdict.kind.value,
-                f": {verdict.data['reason']}" if verdict.data.get("reason") else "",
-            )
-
-    def _until_stored(self, write: Callable[[], T]) -> T:
-        """Do it again until the store takes it: an end that was not written has not happened."""
-        while True:
-            try:
-                return write()
-            except StoreError as exc:
-                logger.warning("Experiment %s: %s It is tried again.", self.experiment.id, exc)
-            if self._detaching.wait(self._settings.heartbeat_seconds):
-                raise Detached
+        if self._premises.began and verdict.kind is Kind.RELEASED:
+            verdict.data["began"] = True
+        self._ledger.append(verdict)
 
     def _clear(self, handle: Handle | None) -> None:
-        if handle is not None:
-            self._runtime.remove(handle)
-        try:
-            shutil.rmtree(self._directory)
-            if not any(self._directory.parent.iterdir()):
-                self._directory.parent.rmdir()
-        except FileNotFoundError:
-            logger.debug("%s was removed already.", self._directory)
-        except OSError as exc:
-            logger.warning("%s stays behind: %s.", self._directory, exc.strerror)
+        if not self._handed_over:
+            self._premises.clear(handle)
 
 
 def _released(release_class: str, reason: str) -> Verdict:

@@ -29,7 +29,7 @@ class Identity:
         path = self._path(worker_id)
         if host != self.host or worker_id == self.id or not path.exists():
             return False
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDWR)  # over NFS an exclusive lock needs a file that is open for writing
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

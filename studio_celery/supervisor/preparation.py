@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studio_celery import workspace
+from studio_celery.errors import WorkspaceError
 from studio_celery.experiment import Attempt, Experiment
 from studio_celery.runtimes.contract import Cancelled, Launch, Progress, Runtime
 from studio_celery.store import Store
@@ -29,7 +30,10 @@ class Preparation:
         for directory in (launch.workspace, launch.artifacts, launch.io):
             directory.mkdir(parents=True, exist_ok=True)
         archive = self.directory / "workspace.tar.gz"
-        self.store.get_blob(self.experiment.workspace, archive)
+        try:
+            self.store.get_blob(self.experiment.workspace, archive)
+        except KeyError as exc:
+            raise WorkspaceError(f"workspace missing from the store: {exc}") from exc
         workspace.restore(archive, launch.workspace, sha256=self.experiment.workspace)
         archive.unlink()
         self.runtime.prepare(launch, tell, cancelled)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from studio_celery.errors import RuntimeFailure, StoreError, UnknownExperiment
-from studio_celery.experiment import Experiment, NewerSchema, Status
+from studio_celery.experiment import Experiment, NewerSchema
 from studio_celery.gpus import Cards, Reservation
 from studio_celery.journal import (
     Action,
@@ -19,21 +18,27 @@ from studio_celery.journal import (
     DeclareLost,
     Defer,
     End,
+    Enqueue,
+    GiveBack,
     Kind,
     NotAllowed,
     Observation,
     Return,
     Rules,
-    State,
     decide,
     end_without_attempt,
+    leaves_to_others,
 )
 from studio_celery.record import to_record
 from studio_celery.runtimes.contract import Handle, Runtime, find_attempt
 from studio_celery.settings import Settings, make_home
 from studio_celery.store import Journal, Store
-from studio_celery.supervisor.attempt import AttemptRun, Detached
+from studio_celery.supervisor.attempt import AttemptRun
+from studio_celery.supervisor.charge import Charge
+from studio_celery.supervisor.deferrals import Deferrals
 from studio_celery.supervisor.identity import Identity
+from studio_celery.supervisor.ledger import Detached
+from studio_celery.supervisor.lookout import Lookout
 from studio_celery.supervisor.outcome import Deferred, Ended
 from studio_celery.supervisor.places import Places, concurrency_of
 from studio_celery.supervisor.pulse import Pulse
@@ -60,9 +65,11 @@ class Supervisor:
         self._idle_since = time.monotonic()
         self._rules = Rules.from_settings(settings)
         self._running: dict[str, AttemptRun] = {}
-        self._deferrals: dict[str, int] = {}
+        self._deferrals = Deferrals(settings, self.pulse)
+        self.charge = Charge()
+        self.lookout = Lookout(store, runtime, self.identity, self.pulse, self.charge)
         self._detaching = threading.Event()
-        self._takeover = TakeOver(self)
+        self._takeover = TakeOver(self, settings.patience_floor_seconds)
 
     # -- one delivery ----------------------------------------------------------------------------------------------
 
@@ -77,62 +84,52 @@ class Supervisor:
             logger.warning("Experiment %s is deferred: %s", experiment_id, exc)
             return Deferred(self.settings.defer_seconds, str(exc))
         except (NewerSchema, RuntimeFailure) as exc:
-            return self._defer(experiment_id, str(exc))
+            return self._deferrals.defer(experiment_id, str(exc))
         except (Detached, UnknownExperiment):
             raise
         except Exception as exc:
             logger.exception("Experiment %s is deferred.", experiment_id)
-            return self._defer(experiment_id, f"internal error: {type(exc).__name__}: {exc}")
+            return self._deferrals.defer(experiment_id, f"internal error: {type(exc).__name__}: {exc}")
 
     def _handle(self, experiment_id: str, store_url: str) -> Ended | Deferred:
         journal = self.store.journal(experiment_id)
-        state = journal.refresh()
-        if state.experiment is None and store_url != self.store.url:
+        if journal.refresh().experiment is None and store_url != self.store.url:
             why = f"it is recorded in {store_url}, this worker reads {self.store.url}: set STUDIO_STORE alike on both"
-            return self._defer(experiment_id, why)
-        if state.experiment is None:
+            return self._deferrals.defer(experiment_id, why)
+        if journal.state.experiment is None:
             raise UnknownExperiment(f"The store {self.store.url} has no experiment {experiment_id}.")
-        if state.status is Status.SUBMITTING:
-            journal.decide(Kind.QUEUED, self.identity.id)
-        while True:
-            outcome = self._act(journal, decide(journal.refresh(), self._observe(journal.state), self._rules))
-            if outcome is not None:
-                return outcome
+        with self.charge.take(experiment_id) as sole:
+            while True:
+                seen = self.lookout.observe(journal.refresh(), sole=sole)
+                action = decide(journal.state, seen, self._rules)
+                if self._detaching.is_set() and not isinstance(action, Return):
+                    raise Detached
+                outcome = self._act(journal, action)
+                if outcome is not None:
+                    return outcome
 
     def _act(self, journal: Journal, action: Action) -> Ended | Deferred | None:
         """Do what was decided; None to decide again."""
         match action:
             case Return():
-                self._forget(journal.experiment_id)
+                self._deferrals.forget(journal.experiment_id)
                 return Ended(to_record(journal.state))
             case Defer(seconds):
                 return Deferred(min(seconds, 600.0), "another worker looks after it")
+            case Enqueue():
+                _try(journal, Kind.QUEUED, self.identity.id)
             case Claim(number):
                 return self._claim(journal, number)
             case Adopt():
                 self.adopt(journal)
             case DeclareLost(number, reason):
                 _try(journal, Kind.LOST, self.identity.id, attempt=number, reason=reason)
+            case GiveBack(number, reason):
+                data = {"class": "store", "reason": reason, "epoch": journal.state.owner_epoch}
+                _try(journal, Kind.RELEASED, self.identity.id, **data)
             case End(kind, reason):
                 _try(journal, kind, self.identity.id, reason=reason)
         return None
-
-    def _observe(self, state: State) -> Observation:
-        now = self.pulse.beat()
-        live = state.live
-        age = max(0.0, now - state.submitted_stored_at)
-        if live is None:
-            return Observation(age_seconds=age)
-        assert state.experiment is not None
-        beat = self.store.heartbeat_modified(state.experiment.id, live.number) or live.claimed_stored_at
-        return Observation(
-            heartbeat_age_seconds=max(0.0, now - beat),
-            run_seconds=max(0.0, beat - live.claimed_stored_at),
-            age_seconds=age,
-            ours=state.experiment.id in self._running,
-            owner_gone=self.identity.is_gone(live.worker, live.host),
-            here=find_attempt(self.runtime, state.experiment.id, live.number) is not None,
-        )
 
     # -- claiming --------------------------------------------------------------------------------------------------
 
@@ -141,9 +138,11 @@ class Supervisor:
         assert experiment is not None
         refusal = self._refusal(experiment)
         if refusal:
-            return self._defer(experiment.id, refusal)
+            return self._deferrals.defer(experiment.id, refusal)
         if not self.places.take():
-            return self._defer(experiment.id, f"all {self.places.concurrency} places of this worker are taken")
+            return self._deferrals.defer(
+                experiment.id, f"all {self.places.concurrency} places of this worker are taken"
+            )
         try:
             return self._claim_in_place(journal, experiment, number)
         finally:
@@ -152,11 +151,11 @@ class Supervisor:
     def _claim_in_place(self, journal: Journal, experiment: Experiment, number: int) -> Deferred | None:
         cards = self.cards.reserve(experiment.resources.gpus, self._cards_in_use) if experiment.resources.gpus else None
         if experiment.resources.gpus and cards is None:
-            return self._defer(experiment.id, f"needs {experiment.resources.gpus} cards, fewer are free now")
+            return self._deferrals.defer(experiment.id, f"needs {experiment.resources.gpus} cards, fewer are free now")
         try:
             data = {"attempt": number, "host": self.identity.host, "gpus": list(cards.ids) if cards else []}
             if _try(journal, Kind.CLAIMED, self.identity.id, **data):
-                self._forget(experiment.id)
+                self._deferrals.forget(experiment.id)
                 self._look_after(journal, cards, None)
         finally:
             if cards:
@@ -166,12 +165,9 @@ class Supervisor:
     def _after_release(self, journal: Journal) -> Deferred | None:
         """Leave an attempt that was released here to other workers for a while; None if it was not."""
         state = journal.refresh()
-        last = state.attempts[-1] if state.attempts else None
-        if last is None or last.over != "released" or last.worker != self.identity.id or state.status.terminal:
+        if not leaves_to_others(state, self.identity.id) or end_without_attempt(state, Observation(), self._rules):
             return None
-        if end_without_attempt(state, Observation(), self._rules):
-            return None
-        return self._defer(journal.experiment_id, last.reason)
+        return self._deferrals.defer(journal.experiment_id, state.attempts[-1].reason)
 
     def _refusal(self, experiment: Experiment) -> str | None:
         """Why this worker cannot run it now, in words for the person who waits."""
@@ -189,19 +185,6 @@ class Supervisor:
 
     def _cards_in_use(self) -> set[str]:
         return {card for handle in self.runtime.find() for card in handle.cards}
-
-    def _defer(self, experiment_id: str, why: str) -> Deferred:
-        times = self._deferrals.get(experiment_id, 0)
-        self._deferrals[experiment_id] = times + 1
-        self.pulse.note(experiment_id, why)
-        self.pulse.beat()
-        delay = min(self.settings.defer_ceiling_seconds, self.settings.defer_seconds * 2**times)
-        logger.info("Experiment %s does not run here now: %s.", experiment_id, why.rstrip("."))
-        return Deferred(delay * random.uniform(0.8, 1.2), why)
-
-    def _forget(self, experiment_id: str) -> None:
-        self._deferrals.pop(experiment_id, None)
-        self.pulse.note(experiment_id, None)
 
     def _look_after(self, journal: Journal, cards: Reservation | None, handle: Handle | None) -> None:
         run = AttemptRun(
@@ -224,7 +207,10 @@ class Supervisor:
     # -- adopting --------------------------------------------------------------------------------------------------
 
     def adopt(self, journal: Journal) -> None:
-        """Take over the live attempt, if it is on this host, and look after it to its end."""
+        """Take over the live attempt, if it is on this host, and look after it to its end.
+
+        Only for the thread that has the experiment in hand.
+        """
         live = journal.state.live
         handle = find_attempt(self.runtime, journal.experiment_id, live.number) if live else None
         if handle is None or live is None:
@@ -234,8 +220,6 @@ class Supervisor:
         data = {"attempt": number, "host": self.identity.host, "log_offset": offset}
         if not _try(journal, Kind.ADOPTED, self.identity.id, **data):
             return
-        if live.started_at is None:
-            _try(journal, Kind.STARTED, self.identity.id, epoch=journal.state.owner_epoch)
         logger.info("Experiment %s: attempt %d is adopted at byte %d of its log.", handle.experiment_id, number, offset)
         cards = self.cards.reserve_exactly(handle.cards) if handle.cards else None
         self.places.take_anyway()

@@ -1,4 +1,8 @@
-"""What a worker does at its start with what former workers of this host left: adopt it, or stop what nobody wants."""
+"""What a worker does with what others left on this host: adopt it, or stop what nobody wants.
+
+It looks at its start, and again from time to time: the engine may have been away, and another worker of this host may
+have died since whose message went elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,10 @@ import shutil
 import threading
 from typing import TYPE_CHECKING
 
-from studio_celery.errors import RuntimeFailure
+from studio_celery.errors import RuntimeFailure, StudioError
+from studio_celery.journal import Adopt, Leave, PutDown, decide_found
 from studio_celery.runtimes.contract import Handle
-from studio_celery.supervisor.attempt import Detached
+from studio_celery.supervisor.ledger import Detached
 
 if TYPE_CHECKING:
     from studio_celery.supervisor.supervisor import Supervisor
@@ -18,29 +23,52 @@ logger = logging.getLogger(__name__)
 
 
 class TakeOver:
-    """One thread for each attempt that is found on this host."""
+    """A thread that looks, and one for each attempt that it found."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Supervisor, interval_seconds: float) -> None:
         self._supervisor = supervisor
-        self._threads: list[threading.Thread] = []
+        self._interval = interval_seconds
+        self._over = threading.Event()
+        self._looking = threading.Thread(target=self._keep_looking, name="takeover", daemon=True)
+        self._threads: dict[tuple[str, int], threading.Thread] = {}
+        #: Attempts that were over, and still here, when they were last looked at.
+        self._lingering: set[tuple[str, int]] = set()
 
     def start(self) -> None:
-        """Look once, now."""
+        """Look now, and from now on."""
+        self._look()
+        self._looking.start()
+
+    def wait(self) -> None:
+        """Look no more; until all that was adopted has ended or was detached."""
+        self._over.set()
+        if self._looking.is_alive():
+            self._looking.join()
+        for thread in self._threads.values():
+            thread.join()
+
+    def _keep_looking(self) -> None:
+        """Outermost loop of a thread."""
+        while not self._over.wait(self._interval):
+            try:
+                self._look()
+            except Exception:
+                logger.exception("What is on this host cannot be found out now.")
+
+    def _look(self) -> None:
+        self._threads = {key: thread for key, thread in self._threads.items() if thread.is_alive()}
         try:
             handles = self._supervisor.runtime.find()
         except RuntimeFailure as exc:
             logger.warning("Nothing can be adopted now: %s", exc)
             return
+        self._lingering &= {(handle.experiment_id, handle.attempt) for handle in handles}
         for handle in handles:
-            thread = threading.Thread(target=self._run, args=(handle,), name=f"adopt-{handle.experiment_id}")
-            thread.daemon = True
-            thread.start()
-            self._threads.append(thread)
-
-    def wait(self) -> None:
-        """Until all that was adopted has ended or was detached."""
-        for thread in self._threads:
-            thread.join()
+            key = handle.experiment_id, handle.attempt
+            if key not in self._threads and handle.experiment_id not in self._supervisor.charge:
+                name = f"adopt-{handle.experiment_id}"
+                self._threads[key] = threading.Thread(target=self._run, args=(handle,), name=name, daemon=True)
+                self._threads[key].start()
 
     def _run(self, handle: Handle) -> None:
         """Outermost loop of a thread."""
@@ -48,26 +76,29 @@ class TakeOver:
             self._adopt_or_stop(handle)
         except Detached:
             logger.info("Experiment %s runs on without this worker.", handle.experiment_id)
+        except StudioError as exc:
+            logger.warning("Attempt %d of %s is not adopted now: %s", handle.attempt, handle.experiment_id, exc)
         except Exception:
             logger.exception("Attempt %d of %s could not be adopted.", handle.attempt, handle.experiment_id)
 
     def _adopt_or_stop(self, handle: Handle) -> None:
         supervisor = self._supervisor
         journal = supervisor.store.journal(handle.experiment_id)
-        state = journal.refresh()
-        if state.experiment is None:
-            return  # it belongs to another store
-        live = state.live
-        if live is None or live.number != handle.attempt:
-            self._put_down(handle)
-        elif supervisor.identity.is_gone(live.worker, live.host):
-            supervisor.adopt(journal)
+        state, key = journal.refresh(), (handle.experiment_id, handle.attempt)
+        seen = supervisor.lookout.observe_found(state, handle, lingers=key in self._lingering)
+        match decide_found(state, handle.attempt, seen):
+            case Adopt():
+                with supervisor.charge.take(handle.experiment_id) as sole:
+                    if sole:
+                        supervisor.adopt(journal)
+            case PutDown():
+                self._put_down(handle)
+            case Leave() if state.live is None or state.live.number != handle.attempt:
+                self._lingering.add(key)
 
     def _put_down(self, handle: Handle) -> None:
-        """Stop and remove what is not its experiment's latest attempt, unless its own worker is about to do so."""
         supervisor = self._supervisor
-        if supervisor.identity.is_gone(handle.worker, supervisor.identity.host):
-            logger.info("Attempt %d of %s is no longer wanted: stopped.", handle.attempt, handle.experiment_id)
-            supervisor.runtime.stop(handle, supervisor.settings.stop_grace_seconds)
-            supervisor.runtime.remove(handle)
-            shutil.rmtree(handle.directory, ignore_errors=True)
+        logger.info("Attempt %d of %s is no longer wanted: stopped.", handle.attempt, handle.experiment_id)
+        supervisor.runtime.stop(handle, supervisor.settings.stop_grace_seconds)
+        supervisor.runtime.remove(handle)
+        shutil.rmtree(handle.directory, ignore_errors=True)

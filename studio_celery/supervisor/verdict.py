@@ -34,13 +34,13 @@ def describe(exit: Exit, experiment: Experiment) -> str:
     return f"exit code {exit.exit_code}" if exit.exit_code else ""
 
 
-def judge(exit: Exit, state: State, *, stopped_by: str | None, ran_too_long: bool) -> Verdict:
-    """The entry for an attempt that ended; `state` is the one before it."""
+def judge(exit: Exit, state: State, *, ran_too_long: bool) -> Verdict:
+    """The entry for an attempt that ended; `state` is the one before it: a stop that it knows of was first."""
     experiment = state.experiment
     assert experiment is not None
     code = exit.exit_code if exit.exit_code is not None else (128 + exit.signal if exit.signal else None)
-    if stopped_by:
-        return Verdict(Kind.STOPPED, {"reason": f"stopped by {stopped_by}", "exit_code": code})
+    if state.stop_requested_by:
+        return Verdict(Kind.STOPPED, {"reason": f"stopped by {state.stop_requested_by}", "exit_code": code})
     if ran_too_long:
         limit = format_duration(experiment.max_duration_seconds or 0)
         return Verdict(Kind.FAILED, {"reason": f"ran past --max-duration {limit}", "exit_code": code})

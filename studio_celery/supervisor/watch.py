@@ -9,7 +9,7 @@ from typing import Any
 
 from studio_celery.errors import StoreError
 from studio_celery.experiment import utc_now
-from studio_celery.journal import State
+from studio_celery.journal import Standing, State, standing
 from studio_celery.store import Store
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ class Watch:
         self.stop_requested_by: str | None = None
         #: Somebody else owns the experiment now, or it ended: nothing more may be written.
         self.superseded = False
+        #: Somebody else owns this very attempt now: what runs is theirs.
+        self.handed_over = False
 
     def __enter__(self) -> Watch:
         self.look()
@@ -57,23 +59,31 @@ class Watch:
         self._facts = {**self._facts, "phase": phase}
 
     def look(self) -> None:
-        """Write a heartbeat and read the journal now. A store that does not answer is tried again at the next beat."""
+        """Read the journal and write a heartbeat now. A store that does not answer is tried again at the next beat."""
+        try:
+            self.ask()
+        except StoreError as exc:
+            logger.warning("Heartbeat of %s: %s", self._journal.experiment_id, exc)
+
+    def ask(self) -> None:
+        """The same, for whom the answer matters: raises `StoreError`."""
         with self._lock:
-            try:
-                self._read(self._journal.refresh())
-                if not self.superseded:
-                    self._store.heartbeat(
-                        self._journal.experiment_id, self.attempt, {**self._facts, "epoch": self.epoch, "at": utc_now()}
-                    )
-            except StoreError as exc:
-                logger.warning("Heartbeat of %s: %s", self._journal.experiment_id, exc)
+            self._read(self._journal.refresh())
+            if not self.superseded:
+                self._store.heartbeat(
+                    self._journal.experiment_id, self.attempt, {**self._facts, "epoch": self.epoch, "at": utc_now()}
+                )
 
     def _read(self, state: State) -> None:
-        if state.owner_epoch != self.epoch:
-            self.superseded = True
-        if state.stop_requested_by:
-            self.stop_requested_by = state.stop_requested_by
+        now = standing(state, self.attempt, self.epoch)
+        self.superseded = now in (Standing.SUPERSEDED, Standing.HANDED_OVER)
+        self.handed_over = now is Standing.HANDED_OVER
+        self.stop_requested_by = state.stop_requested_by
 
     def _beat(self) -> None:
+        """Outermost loop of a thread: whatever goes wrong once must not end the heartbeats."""
         while not self._over.wait(self._interval):
-            self.look()
+            try:
+                self.look()
+            except Exception:
+                logger.exception("Heartbeat of %s", self._journal.experiment_id)

@@ -196,7 +196,7 @@ class TestNetwork:
         field.there.publish("a")
         began = time.monotonic()
         assert taker.bodies(1) == ["a"]
-        assert time.monotonic() - began < QUICK["watchdog_seconds"] + QUICK["connect_timeout_seconds"] + 3
+        assert time.monotonic() - began < QUICK["watchdog_seconds"] + QUICK["connect_timeout_seconds"] + 20
 
     def test_a_dead_connection_is_replaced_although_others_share_it(self, field: Field) -> None:
         taker = field.taker()
@@ -206,7 +206,7 @@ class TestNetwork:
         field.there.publish("b")
         began = time.monotonic()
         assert taker.bodies(1) == ["b"]
-        assert time.monotonic() - began < QUICK["watchdog_seconds"] + QUICK["connect_timeout_seconds"] + 3
+        assert time.monotonic() - began < QUICK["watchdog_seconds"] + QUICK["connect_timeout_seconds"] + 20
 
     def test_a_publisher_gets_over_a_dead_connection(self, field: Field) -> None:
         connection = field.connect(publish_timeout_seconds=20)
@@ -365,7 +365,7 @@ class TestReading:
         rule.end()
         began = time.monotonic()
         assert taker.bodies(1) == ["a"]
-        assert time.monotonic() - began < QUICK["watchdog_seconds"] + QUICK["connect_timeout_seconds"] + 3
+        assert time.monotonic() - began < QUICK["watchdog_seconds"] + QUICK["connect_timeout_seconds"] + 20
 
 
 class TestRoles:

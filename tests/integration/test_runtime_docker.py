@@ -10,6 +10,7 @@ import subprocess
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from docker_engine import IMAGE, SCRIPTS, cards_directory, missing, need_engine,
 from runtime_bench import Bench
 from studio import wait_for
 
+from studio_celery.cache import Cache
 from studio_celery.errors import EngineUnavailable, ImageNotFound, RuntimeFailure
 from studio_celery.experiment import Resources
 from studio_celery.runtimes import installer
@@ -280,12 +282,17 @@ class TestInstalling:
         assert docker("ps", "--all", "--quiet", "--filter", label) == ""
 
     def test_uses_a_uv_that_runs_in_any_image(self, tmp_path: Path) -> None:
-        binary = installer.container_uv(tmp_path, dict(os.environ), lambda: False)
+        cache = Cache(tmp_path)
+        with ExitStack() as held:
+            binary = installer.container_uv(cache, dict(os.environ), lambda: False, held)
         if not binary.is_relative_to(tmp_path):
             missing("no package index that has uv answers")
         assert b"/ld-linux" not in binary.read_bytes()[:65536]
         assert subprocess.run([binary, "--version"], capture_output=True).returncode == 0
-        assert installer.container_uv(tmp_path, {}, lambda: True) == binary
+        with ExitStack() as held:
+            assert installer.container_uv(cache, {}, lambda: True, held) == binary
+            assert not cache.place("tools", binary.parent.name).discard()
+        assert [path.name for path in cache.root.glob("*/*") if path.suffix == ".partial"] == []
 
 
 class TestEnds:

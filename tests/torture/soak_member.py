@@ -17,8 +17,10 @@ from kombu.exceptions import OperationalError
 import transports  # noqa: F401  registers the scheme
 
 QUEUE = Queue("soak")
-#: What a message is worked on, in seconds, by its number: most are short, some outlive a lease of this test.
-WORK_SECONDS = (0.0, 0.01, 0.0, 0.05, 0.0, 0.01, 3.0)
+#: What a message is worked on, in seconds, by its number: most are short, one in fifty outlives a lease of this test.
+WORK_SECONDS = (*([0.0, 0.01, 0.0, 0.02, 0.05, 0.0, 0.01] * 7), 3.0)
+#: Seconds between two messages of one publisher: consumers have to keep up with two of them.
+PAUSE_SECONDS = 0.2
 OPTIONS = {"lease_floor_seconds": 2.25, "ack_deadline_seconds": 10, "publish_timeout_seconds": 5.0}
 
 
@@ -32,7 +34,7 @@ def publish(url: str, notes: int) -> None:
         except (OperationalError, *Connection(url).connection_errors):
             continue
         os.write(notes, f"{body}\n".encode())
-        time.sleep(0.02)
+        time.sleep(PAUSE_SECONDS)
 
 
 def consume(url: str, notes: int) -> None:

@@ -164,7 +164,7 @@ def test_nothing_is_lost_while_everything_fails(local_pubsub: PubSub, tmp_path: 
         confirmed = set(lines(published))
         wait_for("what was confirmed", lambda: confirmed <= set(lines(done)), 180)
     counts = Counter(lines(done))
-    assert len(confirmed) > MINUTES * 60
+    assert len(confirmed) > MINUTES * 30
     record_property("confirmed", len(confirmed))
     record_property("done more than once", sum(1 for count in counts.values() if count > 1))
     record_property("faults", dict(faults))

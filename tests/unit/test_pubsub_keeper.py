@@ -177,7 +177,7 @@ def test_an_error_of_our_own_does_not_end_the_keeper(
 ) -> None:
     broken = threading.Event()
 
-    def fail(*args: object) -> None:
+    def fail(*args: object, **how: object) -> None:
         broken.set()
         raise ZeroDivisionError
 

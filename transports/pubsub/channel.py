@@ -254,7 +254,7 @@ class Channel(StdChannel):
             self._cancel(consumer)
         for consumer in consumers:
             consumer.join(self.link.options.shutdown_timeout_seconds)
-        self._unacked = WeakValueDictionary(self._unacked)
+        self._unacked = WeakValueDictionary(dict(self._unacked))
         self.link.topology.release(self)
 
     def _check_usable(self) -> None:
@@ -273,6 +273,9 @@ class Channel(StdChannel):
         if message.counted:
             self.qos.release()
         message.settle(put_off=put_off)
+        if message.counted and self.qos.can_consume():
+            for consumer in list(self._consumers.values()):
+                consumer.widen()
 
     def _cancel(self, consumer: Consumer) -> None:
         for delivery in consumer.stop():

@@ -67,7 +67,7 @@ class Link:
         self.alarm.close()
         try:
             for session in list(self.sessions):
-                session.close()
+                session.close(flush=False)
         finally:
             self.keeper.close(max(0.1, ends_at - time.monotonic()))
         if time.monotonic() < ends_at:

@@ -71,7 +71,7 @@ class Session:
         for _ in range(len(self.inbox)):
             self._dispatch_next()
 
-    def close(self) -> None:
+    def close(self, *, flush: bool = True) -> None:
         """Close all channels; what was settled is told to the server within `shutdown_timeout_seconds`."""
         if self.closed:
             return
@@ -80,7 +80,8 @@ class Session:
             self.unregister()
             for channel in list(self.channels):
                 channel.close()
-            self.link.keeper.flush(self.link.options.shutdown_timeout_seconds)
+            if flush:
+                self.link.keeper.flush(self.link.options.shutdown_timeout_seconds)
         self.inbox.close()
 
     def _dispatch_next(self) -> bool:

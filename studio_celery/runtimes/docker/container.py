@@ -77,10 +77,15 @@ def script_arguments(launch: Launch, options: DockerOptions, base: Base) -> dict
     }
 
 
+def install_name(options: DockerOptions, key: str) -> str:
+    """One name, one container: of the one that installs an environment of one `STUDIO_HOME`."""
+    return f"studio-install-{options.home_label}-{key}"
+
+
 def install_arguments(
-    options: DockerOptions, base: Base, name: str, mounts: list[dict[str, Any]], variables: Mapping[str, str]
+    options: DockerOptions, base: Base, key: str, mounts: list[dict[str, Any]], variables: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Arguments of the container that installs requirements."""
+    """Arguments of the container that installs requirements into the environment `key`."""
     python = f"{ENVIRONMENT}/bin/python"
     steps = (
         f'/opt/studio/uv venv --no-project --quiet --clear --system-site-packages --python "$(command -v python3)" '
@@ -89,12 +94,12 @@ def install_arguments(
     )
     return {
         **_common(options, base, network=options.install_network),
-        "name": name,
+        "name": install_name(options, key),
         "entrypoint": ["/bin/sh", "-c", " && ".join(steps)],
         "working_dir": "/tmp",
         "environment": {**variables, "HOME": "/tmp", "NVIDIA_VISIBLE_DEVICES": "void"},
         "mounts": mounts,
-        "labels": {"studio.install": options.home_label},
+        "labels": {"studio.install": options.home_label, "studio.environment": key},
         "pids_limit": options.pids,
         "runtime": "runc",
     }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from studio_celery.errors import IndexUnavailable
 from studio_celery.runtimes import installer
 from studio_celery.runtimes.contract import Cancellation, Cancelled
-from studio_celery.runtimes.docker.container import ENVIRONMENT, Base, install_arguments, mount
+from studio_celery.runtimes.docker.container import ENVIRONMENT, Base, install_arguments, install_name, mount
 from studio_celery.runtimes.docker.engine import Engine
 from studio_celery.runtimes.docker.options import DockerOptions
 from studio_celery.runtimes.environments import Environments
@@ -32,8 +33,14 @@ class ContainerInstall:
 
     def __call__(self, target: Path, requirements: Path, cancelled: Cancelled) -> installer.Outcome:
         """Install, and return how it went; the container is gone afterwards. `Cancellation` leaves nothing."""
-        cache = self._environments.package_cache(f"containers-{self._base.uid}")
-        binary = installer.container_uv(self._environments.cache, self._options.variables, cancelled)
+        with ExitStack() as held:
+            cache = held.enter_context(self._environments.packages(f"containers-{self._base.uid}", cancelled))
+            binary = installer.container_uv(self._environments.cache, self._options.variables, cancelled, held)
+            return self._install(target, requirements, cancelled, cache, binary)
+
+    def _install(
+        self, target: Path, requirements: Path, cancelled: Cancelled, cache: Path, binary: Path
+    ) -> installer.Outcome:
         _give(self._base, target, cache)
         mounts = [
             mount(target, ENVIRONMENT, read_only=False),
@@ -41,10 +48,10 @@ class ContainerInstall:
             mount(binary, "/opt/studio/uv", read_only=True),
             mount(cache, CACHE, read_only=False),
         ]
-        name = f"studio-install-{self._options.home_label}-{target.parent.name.partition('.')[0]}"
-        self._engine.remove(name)  # of a worker that was killed: we hold the lock
+        key = target.parent.name.partition(".")[0]
+        self._engine.remove(install_name(self._options, key))  # of a worker that was killed: we hold the lock
         variables = self._settings(mounts)
-        container = self._engine.create(**install_arguments(self._options, self._base, name, mounts, variables))
+        container = self._engine.create(**install_arguments(self._options, self._base, key, mounts, variables))
         try:
             self._engine.start(container)
             self._wait(container, cancelled)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from studio_celery.errors import EngineUnavailable, ImageNotFound, RuntimeFailure
@@ -73,7 +74,7 @@ class DockerRuntime:
 
     def prepare(self, launch: Launch, progress: Progress, cancelled: Cancelled) -> None:
         """Pull the image and install the requirements, whatever is missing; give the directory to its user."""
-        directory.make(launch.directory)
+        directory.make(launch.directory, self.site())
         image = self._images.ensure(self._image_name(launch), progress, cancelled)
         base = self._base(launch, image)
         if recipe := _recipe(launch, base):
@@ -89,7 +90,7 @@ class DockerRuntime:
         base = self._base(launch, image)
         if base.environment is not None and not base.environment.exists():
             raise RuntimeFailure("The installed requirements, or the image that they fit, were removed meanwhile.")
-        directory.make(launch.directory)
+        directory.make(launch.directory, self.site())
         arguments = script_arguments(launch, self.options, base)
         try:
             container = self._engine.create(**arguments)
@@ -138,6 +139,16 @@ class DockerRuntime:
     def remove(self, handle: Handle) -> None:
         """Remove the container, whatever state it is in."""
         self._engine.remove(handle.ref)
+
+    def tidy(self) -> None:
+        """Remove the containers of installations that nobody waits for any more, and what they made."""
+        for container in self._engine.containers(f"studio.install={self.options.home_label}"):
+            if key := container["Labels"].get("studio.environment"):
+                self._environments.end(key, partial(self._engine.remove, container["Id"]))
+
+    def site(self) -> str:
+        """This very engine."""
+        return f"docker {self._engine.info()['ID']}"
 
     def describe(self) -> Mapping[str, Any]:
         """The engine and its host."""

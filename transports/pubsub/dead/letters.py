@@ -28,8 +28,8 @@ class DeadLetters:
         self._provision = provision
         self._options = options
 
-    def set_aside(self, queue: str, received: Received, lease: Lease, reason: str) -> None:
-        """Put a message where it is kept, then acknowledge it; what cannot be kept now comes back later."""
+    def set_aside(self, queue: str, received: Received, lease: Lease, reason: str) -> bool:
+        """Put a message where it is kept, then acknowledge it; False: it cannot be kept now, and comes back later."""
         letter = DeadLetter.of(queue, received, reason)
         try:
             self._keep(letter)
@@ -45,9 +45,10 @@ class DeadLetters:
                 exc_info=not isinstance(exc, PermissionMissing),
             )
             self._keeper.defer(lease, LONGEST_SECONDS)
-            return
+            return False
         logger.error("message %s of queue %s was set aside: %s", letter.message_id, queue, reason)
         self._keeper.ack(lease)
+        return True
 
     def _keep(self, letter: DeadLetter) -> None:
         if self._options.on_dead_letter is not None:

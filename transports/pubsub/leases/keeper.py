@@ -18,6 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import Protocol, TypeVar
 
 from transports.errors import ConnectionFailed, LeasesRefused, PermissionMissing, QueueNotFound, TransportError
+from transports.pubsub.leases.herald import Herald
 from transports.pubsub.leases.ledger import LONGEST_SECONDS, Deadline, Lease, Ledger, batches
 from transports.pubsub.options import Options
 
@@ -60,6 +61,7 @@ class Keeper:
         self._server = server
         self._options = options
         self._ledger = Ledger(options)
+        self._herald = Herald(options.on_lease_lost)
         self._lock = threading.RLock()
         # Only this queue is touched by finalizers: its put() may interrupt anything, even itself.
         self._orders: SimpleQueue[Lease | threading.Event | None] = SimpleQueue()
@@ -174,24 +176,31 @@ class Keeper:
         for subscription, leases in _grouped(acks, lambda lease: lease.subscription):
             call = partial(self._server.acknowledge, subscription)
             for told, answer in self._tell(call, leases):
-                if answer is not Answer.NONE:
-                    with self._lock:
-                        self._ledger.acked(told)
+                if answer is Answer.NONE:
+                    continue
+                with self._lock:
+                    self._ledger.acked(told)
                 for lease in told if answer is Answer.NO else ():
                     self._lose(lease, "its acknowledgement was refused")
+            # However much there is to tell, and however long a call takes: what is held comes first.
+            self._renew()
 
     def _send_deadlines(self) -> None:
         with self._lock:
             waiting = list(self._ledger.deadlines)
         done: set[Deadline] = {each for each in waiting if each.until < time.monotonic()}
         for (subscription, seconds), group in _grouped(waiting, lambda each: (each.subscription, each.seconds)):
-            call = partial(self._set_deadline, subscription, seconds)
+            call = partial(self._server.modify_ack_deadline, subscription, seconds=seconds)
+            answers = set()
             for told, answer in self._tell(call, group):
+                answers.add(answer)
                 if answer is not Answer.NONE:
                     done.update(told)
+            self._renew()
+            if Answer.NONE in answers:
+                break
         with self._lock:
-            for each in done:
-                self._ledger.deadlines.remove(each)
+            self._ledger.told(done)
 
     def _renew(self) -> None:
         now = time.monotonic()
@@ -204,7 +213,8 @@ class Keeper:
             due, lambda lease: (lease.subscription, self._wanted(lease, now))
         ):
             asked_at = time.monotonic()
-            for told, answer in self._tell(partial(self._set_deadline, subscription, seconds), leases):
+            call = partial(self._server.modify_ack_deadline, subscription, seconds=seconds)
+            for told, answer in self._tell(call, leases):
                 self._note_renewal(told, answer, seconds, asked_at)
 
     def _note_renewal(self, leases: Sequence[Lease], answer: Answer, seconds: int, asked_at: float) -> None:
@@ -219,9 +229,6 @@ class Keeper:
 
     def _wanted(self, lease: Lease, now: float) -> int:
         return min(LONGEST_SECONDS, math.ceil(self._options.lease_seconds(now - lease.taken_at)))
-
-    def _set_deadline(self, subscription: str, seconds: int, ack_ids: Sequence[str]) -> None:
-        self._server.modify_ack_deadline(subscription, ack_ids, seconds)
 
     def _tell(
         self, call: Callable[[Sequence[str]], None], items: Sequence[Held]
@@ -284,12 +291,7 @@ class Keeper:
             lease.subscription,
             why,
         )
-        if self._options.on_lease_lost is None:
-            return
-        try:
-            self._options.on_lease_lost(lease.message_id)
-        except Exception:
-            logger.exception("on_lease_lost failed for message %s", lease.message_id)
+        self._herald.tell(lease.message_id)
 
 
 def _grouped(items: Iterable[Held], by: Callable[[Held], Group]) -> list[tuple[Group, list[Held]]]:

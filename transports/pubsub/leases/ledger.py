@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -144,6 +144,11 @@ class Ledger:
             self.acks.pop(lease.key, None)
             if self.held.get(lease.key) is lease:
                 del self.held[lease.key]
+
+    def told(self, deadlines: Set[Deadline]) -> None:
+        """Forget deadlines that the server knows, or that are of no use any more."""
+        if deadlines:
+            self.deadlines = deque(each for each in self.deadlines if each not in deadlines)
 
     def renewed(self, lease: Lease, seconds: float, now: float) -> None:
         """Note a renewal that the server confirmed; `now` is when it was asked for."""

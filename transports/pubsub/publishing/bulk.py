@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
-from transports.errors import NotConfirmed, TransportError
+from transports.errors import NotConfirmed, ServerUnavailable, TransportError
 
 if TYPE_CHECKING:
     from transports.pubsub.server.messages import Outgoing
@@ -71,12 +71,18 @@ class Bulk:
         self._batches: SimpleQueue[Batch | None] = SimpleQueue()
         self._failed: list[tuple[Batch, TransportError]] = []
         self._thread: threading.Thread | None = None
-        self._pid = os.getpid()
+        self._begun_by = os.getpid(), threading.get_ident()
+        self._confirmed = False
 
     @property
     def is_here(self) -> bool:
-        """Say whether this process began it: a forked child publishes for itself."""
-        return self._pid == os.getpid()
+        """Say whether this thread, and no forked child of it, began it: others publish for themselves."""
+        return self._begun_by == (os.getpid(), threading.get_ident())
+
+    @property
+    def is_open(self) -> bool:
+        """Say whether it takes messages: also what outlives the block publishes for itself."""
+        return self.is_here and not self._confirmed
 
     def add(self, publisher: Sender, route: Route, message: Outgoing) -> None:
         key = id(publisher), route
@@ -94,6 +100,7 @@ class Bulk:
         Raises:
             NotConfirmed: some of it was not; its cause is the first error.
         """
+        self._confirmed = True
         for batch in self._open.values():
             self._send(batch)
         self._open.clear()
@@ -114,11 +121,16 @@ class Bulk:
         self._batches.put(batch)
 
     def _run(self) -> None:
+        unavailable: TransportError | None = None
         while (batch := self._batches.get()) is not None:
             try:
+                if unavailable is not None:
+                    raise unavailable
                 batch.send()
             except TransportError as exc:
                 self._failed.append((batch, exc))
+                # Each batch would wait for the server as long as this one did.
+                unavailable = exc if isinstance(exc, ServerUnavailable) else unavailable
             except Exception as exc:
                 logger.exception("publishing a batch failed")
                 failure = NotConfirmed(f"publishing met an error of its own: {exc!r}", len(batch.messages))
@@ -128,7 +140,7 @@ class Bulk:
 def current() -> Bulk | None:
     """Return the bulk that this thread is in."""
     found = _current.get()
-    return found if found is not None and found.is_here else None
+    return found if found is not None and found.is_open else None
 
 
 @contextmanager

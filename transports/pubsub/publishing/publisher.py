@@ -55,7 +55,7 @@ class Publisher:
         try:
             self.send(route, [outgoing], timeout_seconds=min(limit, timeout_seconds or limit))
         except QueueNotFound as exc:
-            if not _is_answer(properties):
+            if lasting or not _is_answer(properties):
                 raise
             logger.info("an answer is dropped, who asked has gone: %s", exc)
 
@@ -68,11 +68,9 @@ class Publisher:
         try:
             self._client.publish(topic, messages, timeout_seconds=timeout_seconds)
         except QueueNotFound:
-            if route.kind is not Kind.DIRECT:
-                return
             if self._topology.recreate_route(route):
                 self._client.publish(topic, messages, timeout_seconds=timeout_seconds)
-            elif not self._sent_by_another_kind(route, messages, timeout_seconds):
+            elif route.kind is Kind.DIRECT and not self._sent_by_another_kind(route, messages, timeout_seconds):
                 raise
         except PermissionMissing as exc:
             if route.kind is not Kind.FANOUT:

@@ -21,7 +21,7 @@ class Allotment:
     @property
     def is_exceeded(self) -> bool:
         """Say whether the server has sent more than it was told: then it does not count."""
-        return self._outstanding > self.size
+        return self._outstanding - self._spent > self.size
 
     @property
     def is_full(self) -> bool:

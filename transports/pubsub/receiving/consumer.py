@@ -55,6 +55,11 @@ class Consumer:
         for reader in list(self._readers.values()):
             reader.end_stream()
 
+    def widen(self) -> None:
+        """Have streams renewed that are too small by now."""
+        for reader in list(self._readers.values()):
+            reader.widen()
+
     def stop(self) -> list[Delivery]:
         """Stop reading; return what was received and not dispatched."""
         for reader in list(self._readers.values()):

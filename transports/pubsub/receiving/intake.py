@@ -40,21 +40,30 @@ class Intake:
         name = self.source.subscription
         lease = self.link.keeper.hold(name, received.message_id, received.ack_id, received.published_at)
         if lease is None:
+            _note(allotment, put_off=True)
             return None
         try:
-            payload = decode(received.data)
+            return self._opened(received, lease, allotment)
         except NotAMessage as exc:
-            self._set_aside(received, lease, f"it is not a kombu message: {exc}")
-            return None
+            reason = f"it is not a kombu message: {exc}"
+        except Exception as exc:
+            # Whatever it is that the message has done to us: it must not be held for ever, nor end the reader.
+            logger.exception("message %s of queue %s cannot be taken in", received.message_id, self.queue)
+            reason = f"it cannot be taken in: {exc!r}"
+        self._set_aside(received, lease, reason, allotment)
+        return None
+
+    def _opened(self, received: Received, lease: Lease, allotment: Allotment | None) -> Parcel | None:
+        payload = decode(received.data)
         if self._is_unwanted(payload, received):
             self.link.keeper.ack(lease)
+            _note(allotment)
             return None
         limit = self.link.options.max_requeues
         if limit and (count := self.link.requeues.count(lease.key)) >= limit:
-            self._set_aside(received, lease, f"it was given back {count} times")
+            self._set_aside(received, lease, f"it was given back {count} times", allotment)
             return None
-        parcel = Parcel(received, lease, payload, allotment=allotment)
-        return self._when_due(parcel)
+        return self._when_due(Parcel(received, lease, payload, allotment=allotment))
 
     def pull(self, seconds: float) -> Parcel | None:
         """Return a message that can be delivered now, or None if none comes within so many seconds."""
@@ -81,11 +90,17 @@ class Intake:
             return parcel
         wait = eta - time.time()
         if wait > self.link.options.eta_lead_seconds:
-            if not self._renewed(parcel.received, parcel.lease, wait):
-                self.link.keeper.defer(parcel.lease, max(1, int(wait - 1)), ours=False)
+            renewed = self._renewed(parcel.received, parcel.lease, wait)
+            if not renewed:
+                self.link.keeper.defer(parcel.lease, schedule.steps_of(wait - 1), ours=False)
+            _note(parcel.allotment, put_off=not renewed)
             return None
         schedule.deliver_now(parcel.payload)
-        return replace(parcel, due_in_seconds=wait)
+        if wait <= 0:
+            return parcel
+        # While it is held the stream has to bring others.
+        _note(parcel.allotment, put_off=True)
+        return replace(parcel, due_in_seconds=wait, allotment=None)
 
     def _renewed(self, received: Received, lease: Lease, wait: float) -> bool:
         """Publish a message anew that would outlive the time for which Pub/Sub keeps it; return whether it was."""
@@ -106,5 +121,14 @@ class Intake:
         self.link.keeper.ack(lease)
         return True
 
-    def _set_aside(self, received: Received, lease: Lease, reason: str) -> None:
-        self.link.dead_letters.set_aside(self.queue, received, lease, reason)
+    def _set_aside(self, received: Received, lease: Lease, reason: str, allotment: Allotment | None) -> None:
+        kept = self.link.dead_letters.set_aside(self.queue, received, lease, reason)
+        _note(allotment, put_off=not kept)
+
+
+def _note(allotment: Allotment | None, *, put_off: bool = False) -> None:
+    """Note in the budget of a stream that a message was dealt with."""
+    if allotment is not None and put_off:
+        allotment.spend()
+    elif allotment is not None:
+        allotment.settle()

@@ -56,7 +56,8 @@ class Prefetch:
     @property
     def ends_when_full(self) -> bool:
         """Say whether streams are ended as soon as there is no slot: else priorities could not be kept."""
-        return not self._limits_are_kept() or len({priority for priority, _ in self._readers.values()}) > 1
+        with self._changed:
+            return not self._limits_are_kept() or len({priority for priority, _ in self._readers.values()}) > 1
 
     def set_limit(self, limit: int) -> None:
         with self._changed:
@@ -95,9 +96,9 @@ class Prefetch:
             if self._closed or not self.free:
                 return False
             self._taken += 1
-            full = not self.free
+            ends = not self.free and self.ends_when_full
             self._changed.notify_all()
-        if full and self.ends_when_full:
+        if ends:
             self.end_streams()
         return True
 

@@ -78,6 +78,7 @@ class Reader:
         # The same for every stream of this reader: the server then prefers it for what it has sent before.
         self._client_id = str(uuid4())
         self._stream: Stream | None = None
+        self._allotment: Allotment | None = None
         self._stopped = threading.Event()
         self._pause = 0.0
         # How often in a row the subscription was missing.
@@ -106,6 +107,12 @@ class Reader:
         """End the stream that is open; another one is opened when there is room."""
         stream = self._stream
         if stream is not None:
+            stream.finish()
+
+    def widen(self) -> None:
+        """Have a stream renewed that may bring no more although there are slots: they were taken when it was opened."""
+        stream, allotment = self._stream, self._allotment
+        if stream is not None and allotment is not None and allotment.is_full:
             stream.finish()
 
     def _run(self) -> None:
@@ -137,7 +144,7 @@ class Reader:
         stream = self._stream = self._link.client.stream(
             self._subscription, client_id=self._client_id, max_messages=size
         )
-        allotment = Allotment(size, renew=stream.finish, free=lambda: self._prefetch.free)
+        allotment = self._allotment = Allotment(size, renew=stream.finish, free=lambda: self._prefetch.free)
         self._delivered = False
         if self._stopped.is_set() or not self._prefetch.can_consume():
             stream.finish()
@@ -195,7 +202,6 @@ class Reader:
     def _receive(self, message: Received, allotment: Allotment, until: float) -> None:
         parcel = self._intake.take_in(message, allotment)
         if parcel is None:
-            allotment.spend()
             return
         self._delivered = True
         if parcel.due_in_seconds > 0:

@@ -5,6 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from transports.pubsub.leases.ledger import LONGEST_SECONDS
+
+#: How finely times are told apart, in seconds, and up to which time.
+_STEPS = ((1, 10), (5, 60), (30, LONGEST_SECONDS))
+
 
 def eta(payload: dict[str, Any]) -> float | None:
     """Return the time before which a Celery task must not run, in seconds since 1970; None: there is none."""
@@ -38,7 +43,14 @@ def time_to_live_seconds(payload: dict[str, Any], queue_ttl_seconds: float | Non
     try:
         # AMQP writes milliseconds, as text.
         own = float(given) / 1000 if given not in (None, "") else None
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         own = None
     known = [ttl for ttl in (own, queue_ttl_seconds) if ttl is not None]
     return min(known, default=None)
+
+
+def steps_of(seconds: float) -> int:
+    """Return a time that is not longer, and the same for many messages: those are put off in one call."""
+    whole = max(1, min(LONGEST_SECONDS, int(seconds)))
+    step = next(step for step, below in _STEPS if whole <= below)
+    return max(1, whole // step * step)

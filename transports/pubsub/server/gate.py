@@ -15,15 +15,24 @@ class Gate:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
+        # How often this thread has come in: who is inside may come in again although the gate is shut.
+        self._mine = threading.local()
         self._inside = 0
         self._shut = False
 
     def __enter__(self) -> None:
+        depth = getattr(self._mine, "depth", 0)
+        self._mine.depth = depth + 1
+        if depth:
+            return
         with self._changed:
             self._changed.wait_for(lambda: not self._shut)
             self._inside += 1
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self._mine.depth -= 1
+        if self._mine.depth:
+            return
         with self._changed:
             self._inside -= 1
             self._changed.notify_all()

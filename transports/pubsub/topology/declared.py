@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+import time
 from dataclasses import dataclass
 from typing import Any
 
-from transports.errors import PermissionMissing, RequestRefused, TransportError
+from transports.errors import PermissionMissing, RequestRefused, ServerUnavailable, TransportError
 from transports.pubsub.options import Options
 from transports.pubsub.topology import priorities
 from transports.pubsub.topology.names import Kind, Names, Route
@@ -41,9 +41,14 @@ class Topology:
         self._provision = provision
         self._names = names
         self._options = options
+        # What was declared.
         self._lock = threading.RLock()
+        # Calls to the server, one at a time; never taken inside of the other, so that nobody else waits for them.
+        self._calling = threading.Lock()
         self._exchanges: dict[str, Kind] = {}
         self._queues: dict[str, Queue] = {}
+        # Until when nothing is taken down, because the server did not answer; monotonic.
+        self._silent_until = 0.0
 
     @property
     def retention_seconds(self) -> float:
@@ -96,16 +101,19 @@ class Topology:
         """Have a queue get what is published to a route from now on; `key` counts for topic exchanges."""
         with self._lock:
             known = self._queue(queue)
+        with self._calling:
             for step in known.steps:
                 self._provision.ensure(known, route.at(step))
+        with self._lock:
             known.routes[route].add(key)
 
     def bind_if_unbound(self, queue: str) -> None:
         """Give a temporary queue that was bound to no exchange the default one."""
         with self._lock:
             known = self._queues.get(queue)
-            if known is not None and not known.routes:
-                self.bind(queue, Route("", queue), queue)
+            unbound = known is not None and not known.routes
+        if unbound:
+            self.bind(queue, Route("", queue), queue)
 
     def unbind(self, queue: str, route: Route, key: str) -> None:
         """End a way to a queue, with what waits on it; the way by its own name, the default exchange's, stays."""
@@ -114,11 +122,13 @@ class Topology:
             if route.is_plain and route.key == queue:
                 return
             known.routes[route].discard(key)
-            if route.kind is not Kind.TOPIC or not known.routes[route]:
-                del known.routes[route]
-                for step in known.steps:
-                    self._provision.delete_subscription(self._names.subscription(queue, route.at(step)))
-                    self._provision.delete_topic(route.at(step))
+            if route.kind is Kind.TOPIC and known.routes[route]:
+                return
+            del known.routes[route]
+        with self._calling:
+            for step in known.steps:
+                self._provision.delete_subscription(self._names.subscription(queue, route.at(step)))
+                self._provision.delete_topic(route.at(step))
 
     def sources(self, queue: str) -> list[Source]:
         """Return the subscriptions a queue is read from, but those that these credentials could not create."""
@@ -157,20 +167,24 @@ class Topology:
             known = self._queues.get(queue)
             if known is None or route.at(0) not in known.routes:
                 return False
+        with self._calling:
             return self._provision.ensure(known, route, anew=True)
 
     def recreate_route(self, route: Route) -> bool:
         """Create the queues of a route again; False: none was declared here."""
         with self._lock:
             queues = [queue.name for queue in self._queues.values() if route.at(0) in queue.routes]
-            return sum(self.recreate(queue, route) for queue in queues) > 0
+        return sum(self.recreate(queue, route) for queue in queues) > 0
 
     def delete_queue(self, queue: str) -> None:
-        for source in self.sources(queue):
-            self._provision.delete_subscription(source.subscription)
-            self._provision.delete_topic(source.route)
         with self._lock:
+            sources = self.sources(queue)
+            # First of all, or a consumer that finds it missing would create it again.
             self._queues.pop(queue, None)
+        with self._calling:
+            for source in sources:
+                self._provision.delete_subscription(source.subscription)
+                self._provision.delete_topic(source.route)
 
     def release(self, owner: object) -> None:
         """Take down the temporary queues that nobody but this owner has declared."""
@@ -178,26 +192,35 @@ class Topology:
             mine = [queue for queue in self._queues.values() if owner in queue.owners]
             for queue in mine:
                 queue.owners.discard(owner)
-            self._take_down(queue for queue in mine if not queue.owners)
+            over = [queue for queue in mine if not queue.owners]
+        self._take_down(over)
 
     def discard(self, queue: str) -> None:
         """Take down a temporary queue, whoever has declared it here."""
-        with self._lock:
-            self._take_down([self._queues[queue]] if queue in self._queues else [])
+        known = self._queues.get(queue)
+        self._take_down([known] if known is not None else [])
 
     def release_all(self) -> None:
         """Take down all temporary queues: the process ends."""
         with self._lock:
-            self._take_down(list(self._queues.values()))
+            queues = list(self._queues.values())
+        self._take_down(queues)
 
-    def _take_down(self, queues: Iterable[Queue]) -> None:
-        for queue in queues:
-            if queue.temporary:
-                try:
-                    self._provision.take_down(queue)
-                except TransportError as exc:
-                    logger.info("the temporary queue %s is left to the server to expire: %s", queue.name, exc)
+    def _take_down(self, queues: list[Queue]) -> None:
+        temporary = [queue for queue in queues if queue.temporary]
+        with self._lock:
+            for queue in temporary:
                 self._queues.pop(queue.name, None)
+        for queue in temporary:
+            try:
+                with self._calling:
+                    if time.monotonic() >= self._silent_until:
+                        self._provision.take_down(queue)
+            except TransportError as exc:
+                logger.info("the temporary queue %s is left to the server to expire: %s", queue.name, exc)
+                if isinstance(exc, ServerUnavailable):
+                    # Each further one would wait as long.
+                    self._silent_until = time.monotonic() + self._options.connect_timeout_seconds
 
     def _queue(self, queue: str) -> Queue:
         """Return what is known of a queue; one that was only bound here is lasting."""

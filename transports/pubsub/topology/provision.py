@@ -136,8 +136,8 @@ class Provision:
                 " and ".join(missing),
                 "queues are taken to exist, and remote control, events and rpc:// results do not work",
             )
-        elif topic_is_new and not is_new:
-            self._reattach(subscription, topic, queue)
+        elif not is_new and not self._is_attached(subscription, topic):
+            self._reattach(subscription, topic, queue, topic_is_new=topic_is_new)
         elif emptied and not is_new:
             self._client.seek_to_now(subscription)
         return not missing
@@ -172,18 +172,23 @@ class Provision:
             options.ack_deadline_seconds, self.retention_seconds, exactly_once=options.exactly_once
         )
 
-    def _reattach(self, subscription: str, topic: str, queue: Queue) -> None:
-        """See to it that a subscription that outlived its topic gets what is published to the new one."""
+    def _is_attached(self, subscription: str, topic: str) -> bool:
+        """Say whether a subscription that was found gets what is published to the topic of its name."""
         try:
-            if self._client.is_attached(subscription, topic):
-                return
+            return self._client.is_attached(subscription, topic)
         except PermissionMissing as exc:
             self.warn(exc.permission, "whether a queue outlived its topic cannot be seen")
-            return
+            return True
+
+    def _reattach(self, subscription: str, topic: str, queue: Queue, *, topic_is_new: bool) -> None:
+        """See to it that a subscription that outlived its topic gets what is published to the new one."""
         if not queue.temporary:
+            if topic_is_new:
+                # Else the next publisher would find all in order, and its messages would go nowhere.
+                self._client.delete_topic(topic)
             raise RequestRefused(
                 f"{subscription} still holds messages of a topic that was deleted and would get none of the new one: "
-                f"let its worker read it empty, then delete the subscription"
+                f"pull what it holds (gcloud pubsub subscriptions pull), then delete the subscription"
             )
         self._client.delete_subscription(subscription)
         self._create_subscription(subscription, topic, queue)

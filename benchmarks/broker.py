@@ -1,0 +1,79 @@
+"""Measure the local broker beside Google's emulator and beside floors, on this machine and side by side.
+
+    python benchmarks/broker.py [--quick] [--json FILE] [--markdown FILE] [--only NAME ...]
+
+One client, bare stubs with Google's types, uses three servers in turns: the local broker, Google's emulator (which
+keeps nothing on disk), and a bare gRPC server that answers with as many bytes and keeps nothing: the floor of whatever
+is written in Python. The broker runs a second time with its data in memory (`/dev/shm`): what it would do if the disk
+cost nothing. Two more floors are the disk's: how often SQLite commits, and how often `fdatasync` returns, in the
+directory of the broker's data. Then brokers with messages waiting, up to a million of 1 KB, are compared with an empty
+one. A figure is a median, a ratio the median of the ratios of each turn.
+
+It needs Google's Pub/Sub emulator (of a Google Cloud SDK), Linux, and for the full run 8 GB of memory and 5 GB of disk.
+The quick run takes about three minutes, the full one about fifteen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from board import Board
+from brokers import ALL
+from brokers.arena import FULL, QUICK, Scale, arena
+from brokers.backlogs import backlogs
+from brokers.figures import MEASURES, MEASURES_WAITING, WHO, WHO_WAITING
+from brokers.targets import verdicts
+from machine import described
+from table import Report, as_markdown, as_text
+
+_BACKLOGS = "backlogs"
+
+
+def main() -> None:
+    given = _arguments()
+    serving, waiting = _measured(QUICK if given.quick else FULL, given.only or [*ALL, _BACKLOGS])
+    judged = list(verdicts(serving, waiting))
+    report = Report(
+        "The local broker beside Google's emulator", "python benchmarks/broker.py", [serving, waiting], judged
+    )
+    print(as_text(report))
+    if given.json:
+        samples = {"serving": serving.to_dict(), _BACKLOGS: waiting.to_dict()}
+        given.json.write_text(json.dumps(samples, indent=1) + "\n")
+    if given.markdown:
+        given.markdown.write_text(as_markdown(report, machine=described()))
+
+
+def _arguments() -> argparse.Namespace:
+    names = [*ALL, _BACKLOGS]
+    parser = argparse.ArgumentParser(description="Measure the local broker beside Google's emulator and floors.")
+    parser.add_argument("--quick", action="store_true", help="fewer turns, at most 100,000 messages waiting")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables")
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=f"some of: {', '.join(names)}")
+    return parser.parse_args()
+
+
+def _measured(scale: Scale, names: list[str]) -> tuple[Board, Board]:
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        serving, waiting = Board(MEASURES, WHO), Board(MEASURES_WAITING, WHO_WAITING)
+        if some := [each for each in names if each in ALL]:
+            with arena(folder, scale) as each_server:
+                serving = each_server.board
+                for each in some:
+                    began = time.monotonic()
+                    ALL[each](each_server)
+                    print(f"{each}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+        if _BACKLOGS in names:
+            waiting = backlogs(folder, scale)
+        return serving, waiting
+
+
+if __name__ == "__main__":
+    main()

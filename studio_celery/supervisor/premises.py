@@ -1,0 +1,61 @@
+"""What an attempt has on this host: a directory, and something that runs; how both go."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+from studio_celery.errors import RuntimeFailure
+from studio_celery.runtimes.contract import Handle, Runtime, find_attempt
+
+logger = logging.getLogger(__name__)
+
+
+class Premises:
+    """Of one attempt; its owner alone may use them."""
+
+    def __init__(self, runtime: Runtime, home: Path, experiment_id: str, attempt: int, *, grace_seconds: float) -> None:
+        self.directory = home / "run" / experiment_id / str(attempt)
+        #: Something of the attempt was found here, whether or not its start was seen to succeed.
+        self.began = False
+        self._runtime = runtime
+        self._experiment_id = experiment_id
+        self._attempt = attempt
+        self._grace_seconds = grace_seconds
+
+    def put_down(self) -> bool:
+        """See to it that nothing of this attempt lives, whoever has its handle; False if the engine is away."""
+        try:
+            if handle := find_attempt(self._runtime, self._experiment_id, self._attempt):
+                self.began = True
+                self._end(handle)
+        except RuntimeFailure as exc:
+            logger.warning("Experiment %s: %s", self._experiment_id, exc)
+            return False
+        return True
+
+    def put_down_former(self) -> None:
+        """End what former attempts left here: their owner may be cut off, and not know that it is none."""
+        for handle in self._runtime.find():
+            if handle.experiment_id == self._experiment_id and handle.attempt != self._attempt:
+                logger.warning("Experiment %s: attempt %d was still here.", self._experiment_id, handle.attempt)
+                self._end(handle)
+                shutil.rmtree(handle.directory, ignore_errors=True)
+
+    def _end(self, handle: Handle) -> None:
+        self._runtime.stop(handle, self._grace_seconds)
+        self._runtime.remove(handle)
+
+    def clear(self, handle: Handle | None) -> None:
+        """Forget what ran, and remove the directory."""
+        if handle is not None:
+            self._runtime.remove(handle)
+        try:
+            shutil.rmtree(self.directory)
+            if not any(self.directory.parent.iterdir()):
+                self.directory.parent.rmdir()
+        except FileNotFoundError:
+            logger.debug("%s was removed already.", self.directory)
+        except OSError as exc:
+            logger.warning("%s stays behind: %s.", self.directory, exc.strerror)
