@@ -51,9 +51,8 @@ def test_canvas_and_errors_of_ordinary_tasks(bench: WorkerBench) -> None:
     assert [each.id for each in bench.app.AsyncResult(parent.id).children] == [child]
 
 
+@pytest.mark.parametrize("bench", ["prefork"], indirect=True)
 def test_children_that_replace_lost_ones_store_results(bench: WorkerBench) -> None:
-    if "prefork" not in bench.worker_pool:
-        pytest.skip("only a prefork worker has children to lose")
     for number in range(2):
         with pytest.raises(WorkerLostError):
             bench.run("die_once", f"child {number}")
