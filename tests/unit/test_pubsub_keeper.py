@@ -148,7 +148,8 @@ def test_closing_gives_back_what_is_not_done_and_ends_the_thread(server: MemoryS
     keeper.close(10)
     assert server.acked == ["a"]
     server.wait_for(("b", 0), ("c", 0))
-    assert "pubsub-keeper" not in [thread.name for thread in threading.enumerate()]
+    assert keeper._thread is not None
+    assert not keeper._thread.is_alive()
 
 
 def test_a_lost_lease_is_told_once(server: MemoryServer, caplog: pytest.LogCaptureFixture) -> None:
