@@ -49,11 +49,11 @@ class Client:
         _unless_there(self._stubs.create_topic, Topic(name=_TOPIC))
         self._create_subscription(_SUBSCRIPTION)
 
-    def publish(self, seconds: float, size: int) -> dict[str, float]:
-        """Publish batches one after the other for so long; each is confirmed."""
+    def publish(self, seconds: float, size: int, at_most: int) -> dict[str, float]:
+        """Publish batches one after the other, each confirmed, for so long and until it is so many messages."""
         request = _batch(size)
         count, began = 0, time.monotonic()
-        while (now := time.monotonic()) < began + seconds:
+        while (now := time.monotonic()) < began + seconds and count < at_most:
             self._stubs.publish(request)
             count += size
         return {"count": count, "began": began, "ended": now}

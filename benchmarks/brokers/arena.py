@@ -14,8 +14,10 @@ from calls import Child
 from contenders import environment
 from servers import ServerProcess
 
-from brokers.figures import DISKLESS, ECHO, EMULATOR, LOCAL, MEASURES, WHO
+from brokers.figures import DISKLESS, ECHO, EMULATOR, LOCAL
 
+#: Messages that one client publishes in a turn: the emulator never gives up the memory even of acknowledged ones.
+MOST = 20_000
 _HERE = Path(__file__).parents[1]
 
 
@@ -54,16 +56,16 @@ QUICK = Scale(
     starts=2,
 )
 FULL = Scale(
-    turns=9,
+    turns=7,
     warm_up=2,
     seconds=1.5,
-    delivered=20_000,
+    delivered=10_000,
     acknowledged=1_000,
-    acknowledged_by_100=20_000,
+    acknowledged_by_100=10_000,
     latency_messages=200,
     idle_seconds=15.0,
     backlogs=(0, 100_000, 1_000_000),
-    backlog_turns=7,
+    backlog_turns=5,
     starts=5,
 )
 
@@ -98,7 +100,7 @@ def _memory() -> Iterator[Path]:
 
 
 @contextmanager
-def arena(folder: Path, scale: Scale) -> Iterator[Arena]:
+def arena(folder: Path, scale: Scale, board: Board) -> Iterator[Arena]:
     """Run the three servers and what measures them; what they store goes into ``folder``."""
     with ExitStack() as stack:
         running = {
@@ -111,4 +113,4 @@ def arena(folder: Path, scale: Scale) -> Iterator[Arena]:
         for each in clients.values():
             each.ask("create")
         disk = stack.enter_context(Child(_HERE / "disk.py", environment({"BENCH_DISK": str(folder)}), folder))
-        yield Arena(running, clients, disk, folder, scale, Board(MEASURES, WHO))
+        yield Arena(running, clients, disk, folder, scale, board)

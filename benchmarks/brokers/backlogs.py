@@ -16,7 +16,7 @@ from board import Board
 from calls import Child
 from servers import ServerProcess
 
-from brokers.arena import Scale, client
+from brokers.arena import MOST, Scale, client
 from brokers.delivering import OUTSTANDING
 from brokers.figures import (
     EMULATOR,
@@ -88,7 +88,7 @@ def _filled(folder: Path, who: str, count: int) -> Iterator[Filled]:
 def _one_turn(filled: Filled, scale: Scale, board: Board, *, counts: bool) -> None:
     published = 0
     for measure, size in ((WAITING_SINGLE, 1), (WAITING_BATCH, _BATCH)):
-        answer = filled.client.ask("publish", seconds=scale.seconds / 2, size=size)
+        answer = filled.client.ask("publish", seconds=scale.seconds / 2, size=size, at_most=MOST)
         published += answer["count"]
         if counts:
             board.add(measure, filled.who, answer["count"] / (answer["ended"] - answer["began"]))

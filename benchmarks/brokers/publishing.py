@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from board import Measure
 from calls import Child
 
-from brokers.arena import Arena, client
+from brokers.arena import MOST, Arena, client
 from brokers.figures import BATCH_100, BATCH_1000, SERVERS, SINGLE, SINGLE_8, SQLITE, SYNC
 
 _CLIENTS = 8
@@ -41,7 +41,9 @@ def together(arena: Arena) -> None:
 
 def _one_turn(arena: Arena, measure: Measure, who: str, clients: Sequence[Child], *, size: int, counts: bool) -> None:
     with ThreadPoolExecutor(len(clients)) as pool:
-        asked = [pool.submit(each.ask, "publish", seconds=arena.scale.seconds, size=size) for each in clients]
+        asked = [
+            pool.submit(each.ask, "publish", seconds=arena.scale.seconds, size=size, at_most=MOST) for each in clients
+        ]
         answers = [each.result() for each in asked]
     count = int(sum(each["count"] for each in answers))
     seconds = max(each["ended"] for each in answers) - min(each["began"] for each in answers)
