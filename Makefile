@@ -23,9 +23,10 @@ $(VENV)/ready: setup.cfg pyproject.toml
 demo: $(VENV)/ready
 	@$(BIN)/python scripts/demo.py
 
-# Most tests wait for other processes, so more of them run at a time than there are cores.
+# Most tests wait for other processes, so more of them run at a time than there are cores; who has nothing left to do
+# takes tests over from others, so that no slow ones are left to the end.
 test: $(VENV)/ready
-	$(BIN)/pytest --numprocesses 4
+	$(BIN)/pytest --numprocesses 5 --dist worksteal
 
 torture: $(VENV)/ready
 	$(BIN)/python scripts/torture.py

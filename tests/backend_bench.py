@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,9 +35,14 @@ def application(store_url: str, **settings: Any) -> Celery:
 
 @contextmanager
 def worker(app: Celery) -> Iterator[None]:
-    """A worker with four threads."""
-    with start_worker(app, pool="threads", concurrency=4, perform_ping_check=False, loglevel="ERROR"):
-        yield
+    """A worker with four threads; the level of logging, which it sets for the whole process, is put back."""
+    root = logging.getLogger()
+    level = root.level
+    try:
+        with start_worker(app, pool="threads", concurrency=4, perform_ping_check=False, loglevel="ERROR"):
+            yield
+    finally:
+        root.setLevel(level)
 
 
 def request(task_id: str, *, children: Sequence[Any] = (), **fields: Any) -> Context:

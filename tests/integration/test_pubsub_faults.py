@@ -215,9 +215,9 @@ class TestNetwork:
         field.publish("b", connection)
         assert sorted(field.there.taker(GPU).bodies(2)) == ["a", "b"]
 
-    @pytest.mark.parametrize("prefetch", [0, 1], ids=["stream open", "no stream"])
-    def test_a_lease_outlives_a_dead_connection(self, field: Field, prefetch: int) -> None:
-        taker = field.taker(prefetch=prefetch, lease_floor_seconds=12)
+    @pytest.mark.parametrize(("prefetch", "lifetime"), [(0, 45), (1, 3)], ids=["stream open", "no stream"])
+    def test_a_lease_outlives_a_dead_connection(self, field: Field, prefetch: int, lifetime: float) -> None:
+        taker = field.taker(prefetch=prefetch, lease_floor_seconds=12, stream_lifetime_seconds=lifetime)
         field.there.publish("a")
         (message,) = taker.take()
         wait_for("the stream, or its end", lambda: bool(field.proxy.streams()) == (not prefetch))
