@@ -37,6 +37,11 @@ _FILE = click.Path(path_type=Path)
     default=None,
     help="Ask for tokens on loopback, too. [env STUDIO_BROKER_REQUIRE_TOKENS]",
 )
+@click.option(
+    "--grace-seconds",
+    type=click.FloatRange(0, 600),
+    help="How long messages stay leased at least that were so when it ended. [env STUDIO_BROKER_GRACE_SECONDS]",
+)
 @click.option("--metrics-port", type=_PORT, help="Port of a page for Prometheus. [env STUDIO_BROKER_METRICS_PORT]")
 @click.pass_context
 @sentences

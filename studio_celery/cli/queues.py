@@ -32,9 +32,9 @@ def ls(everything: bool, as_json: bool) -> None:
             (
                 each.queue,
                 str(each.waiting),
-                str(each.leased),
+                "" if each.leased is None else str(each.leased),
                 "" if each.oldest_age_seconds is None else format_duration(each.oldest_age_seconds),
-                str(each.consumers),
+                "" if each.consumers is None else str(each.consumers),
             )
             for each in found
         ]

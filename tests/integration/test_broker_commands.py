@@ -58,8 +58,11 @@ class TestCommands:
         assert (gone.returncode, gone.stderr.count("\n")) == (1, 1)
         assert gone.stderr.startswith("Error: There is no token 'ghost'")
         assert studio("broker", "token", "create", "--role=king").returncode == 2
-        google = studio("queues", "ls", STUDIO_BROKER_URL="pubsub://project", STUDIO_STORE="gs://bucket")
-        assert (google.returncode, "Monitoring API" in google.stderr) == (1, True)
+        elsewhere = {"STUDIO_BROKER_URL": "pubsub://project", "STUDIO_STORE": "gs://bucket"}
+        google = studio("queues", "ls", GOOGLE_APPLICATION_CREDENTIALS="/nowhere/key.json", **elsewhere)
+        assert (google.returncode, google.stderr.count("\n")) == (1, 1)
+        assert google.stderr.startswith("Error: pubsub.googleapis.com:443 does not accept")
+        assert "/nowhere/key.json was not found" in google.stderr
 
     def test_queues_are_listed_with_what_is_in_them(
         self, studio: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path

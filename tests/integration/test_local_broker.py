@@ -10,9 +10,9 @@ from typing import Any
 
 import grpc
 import pytest
-from google.api_core.exceptions import MethodNotImplemented, ServiceUnavailable
+from google.api_core.exceptions import InvalidArgument, MethodNotImplemented, ServiceUnavailable
 from google.protobuf.field_mask_pb2 import FieldMask
-from google.pubsub_v1 import SchemaServiceClient
+from google.pubsub_v1 import SchemaServiceClient, types
 from google.pubsub_v1.services.schema_service.transports import SchemaServiceGrpcTransport
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pubsub_client import LIMIT_SECONDS, PubSub, texts
@@ -55,12 +55,13 @@ class TestWhatIsNotImplemented:
 
     def test_an_empty_push_config_means_pull(self, local_pubsub: PubSub) -> None:
         assert local_pubsub.setup(push_config={}) == local_pubsub.subscription()
+        local_pubsub.subscriber.modify_push_config(subscription=local_pubsub.subscription(), push_config={})
 
     def test_the_rest_of_the_services_is_refused_by_name(self, local_pubsub: PubSub) -> None:
         subscription = local_pubsub.setup()
         with pytest.raises(MethodNotImplemented, match="does not implement SetIamPolicy"):
             local_pubsub.publisher.set_iam_policy(request={"resource": local_pubsub.topic()})
-        with pytest.raises(MethodNotImplemented, match="does not implement ModifyPushConfig"):
+        with pytest.raises(MethodNotImplemented, match="does not push"):
             local_pubsub.subscriber.modify_push_config(
                 subscription=subscription, push_config={"push_endpoint": "https://example.com"}
             )
@@ -68,6 +69,24 @@ class TestWhatIsNotImplemented:
             SchemaServiceClient(transport=SchemaServiceGrpcTransport(channel=local_pubsub.channel)).list_schemas(
                 parent=local_pubsub.project
             )
+
+
+class TestStrangeNames:
+    @pytest.mark.parametrize(
+        "name",
+        ["projects/p/topics/" + "x" * 20_000, "projects/" + "p" * 20_000 + "/topics/topic"],
+    )
+    def test_a_long_one_gets_the_right_status(self, local_pubsub: PubSub, name: str) -> None:
+        # Google's library would send the name in a header, too.
+        ask = local_pubsub.channel.unary_unary("/google.pubsub.v1.Publisher/GetTopic")
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(types.GetTopicRequest.serialize(types.GetTopicRequest(topic=name)), timeout=LIMIT_SECONDS)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "is not a valid name" in caught.value.details()
+
+    def test_one_that_would_forge_a_line_of_the_log_is_refused(self, local_pubsub: PubSub) -> None:
+        with pytest.raises(InvalidArgument, match="is not a valid name"):
+            local_pubsub.publisher.create_topic(name="projects/p\nforged/topics/topic")
 
 
 class TestServing:

@@ -32,7 +32,7 @@ def client(address: str) -> Iterator[PubSub]:
 def test_what_was_confirmed_comes_and_what_was_acknowledged_does_not_come_back(tmp_path: Path) -> None:
     chance, account = random.Random(SEED), Account()
     with broker_process(tmp_path) as process, client(process.address) as server:
-        subscription = server.setup()
+        subscription = server.setup(ack_deadline_seconds=10)
     for number in range(ROUNDS):
         with broker_process(tmp_path) as process, client(process.address) as server:
             load = Load(server, subscription, account, seed=SEED + number)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import ssl
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
-from google.api_core.exceptions import Unauthenticated
-from pubsub_client import texts
-from pubsub_servers import broker_process
+from google.api_core.exceptions import ServiceUnavailable, Unauthenticated
+from pubsub_client import LIMIT_SECONDS, texts
+from pubsub_servers import broker_process, free_port
 from pubsub_tokens import Certificate, connected, make_certificate
 
 from transports.local import Broker, Options, Role, StartError, TokenFile, statistics
@@ -68,3 +72,52 @@ class TestOtherAddresses:
         done = subprocess.run([sys.executable, *argv], capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, done.stdout) == (1, "")
         assert "the key has a password" in done.stderr
+
+
+class TestRenewal:
+    """A broker on loopback with a certificate whose files are replaced."""
+
+    @pytest.fixture
+    def served(self, tmp_path: Path, certificate: Certificate) -> Certificate:
+        """The files that the broker reads."""
+        return Certificate(
+            Path(shutil.copy(certificate.path, tmp_path / "served.pem")),
+            Path(shutil.copy(certificate.key, tmp_path / "served.key")),
+        )
+
+    @pytest.fixture
+    def renewed(self, tmp_path: Path) -> Certificate:
+        (tmp_path / "renewed").mkdir()
+        return make_certificate(tmp_path / "renewed")
+
+    def answers(self, address: str, port: int, ca: Path) -> tuple[bool, bool]:
+        """Say whether gRPC and the page of metrics show a certificate that ``ca`` vouches for, on new connections."""
+        with connected(f"localhost:{address.rpartition(':')[2]}", None, PROJECT, ca) as client:
+            try:
+                list(client.publisher.list_topics(project=client.project, retry=None, timeout=LIMIT_SECONDS))
+                grpc_trusted = True
+            except ServiceUnavailable:
+                grpc_trusted = False
+        try:
+            context = ssl.create_default_context(cafile=str(ca))
+            urllib.request.urlopen(f"https://localhost:{port}/metrics", context=context, timeout=LIMIT_SECONDS).close()
+        except urllib.error.URLError as exc:
+            return grpc_trusted, not isinstance(exc.reason, ssl.SSLCertVerificationError)
+        return grpc_trusted, True
+
+    def test_it_is_served_without_a_restart_once_both_files_are_good(
+        self, tmp_path: Path, certificate: Certificate, served: Certificate, renewed: Certificate
+    ) -> None:
+        port = free_port()
+        options = (f"--tls-cert={served.path}", f"--tls-key={served.key}", f"--metrics-port={port}")
+        with broker_process(tmp_path / "data", *options) as process:
+            assert self.answers(process.address, port, certificate.path) == (True, True)
+            shutil.copy(renewed.path, served.path)
+            # The key is still that of the former one.
+            assert self.answers(process.address, port, certificate.path) == (True, True)
+            assert "The former certificate is served on." in process.output
+            shutil.copy(renewed.key, served.key)
+            assert self.answers(process.address, port, renewed.path) == (True, True)
+            assert self.answers(process.address, port, certificate.path) == (False, False)
+            served.path.unlink()
+            assert self.answers(process.address, port, renewed.path) == (True, True)

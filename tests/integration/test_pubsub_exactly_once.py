@@ -13,6 +13,11 @@ from pubsub_client import PubSub
 from studio import wait_for
 from test_pubsub_bench import GPU, LIMIT, Broker, Taker
 
+from transports.errors import LeasesRefused
+from transports.pubsub.options import Options
+from transports.pubsub.server.client import Client
+from transports.pubsub.server.url import parse
+
 
 @pytest.fixture
 def broker(pubsub: PubSub) -> Iterator[Broker]:
@@ -147,3 +152,18 @@ class TestLeases:
         first.defer(2)
         assert sorted(taker.bodies(3)) == ["a", "b", "c"]
         assert losses.empty
+
+
+def test_of_many_stale_ack_ids_each_is_told(pubsub: PubSub) -> None:
+    subscription = pubsub.setup(enable_exactly_once_delivery=True)
+    pubsub.publish(*map(str, range(1000)))
+    ack_ids = [each.ack_id for each in pubsub.pull(subscription, 1000)]
+    project = pubsub.project.rpartition("/")[2]
+    client = Client(parse(f"pubsub://{pubsub.address}/{project}", environ={}), Options())
+    try:
+        client.acknowledge("subscription", ack_ids)
+        with pytest.raises(LeasesRefused) as caught:
+            client.acknowledge("subscription", ack_ids)
+        assert caught.value.lost == set(ack_ids)
+    finally:
+        client.close()

@@ -40,3 +40,35 @@ class TestAgenda:
             assert done == ["first", "second", "third", "far"]
 
         asyncio.run(main())
+
+    def test_what_was_forgotten_is_not_done_and_not_held_on_to(self) -> None:
+        async def main() -> None:
+            done: list[object] = []
+
+            async def do(item: object) -> None:
+                done.append(item)
+
+            agenda: Agenda[object] = Agenda(do)
+            agenda.start()
+            items = [object() for _ in range(5000)]
+            for item in items:
+                agenda.note(item, now_us() + 10**12)
+                agenda.forget(item)
+            agenda.note("last", now_us())
+            await eventually(lambda: done == ["last"])
+            agenda.stop()
+            assert len(agenda._heap) < 200
+
+        asyncio.run(main())
+
+    def test_what_is_noted_again_and_again_does_not_pile_up(self) -> None:
+        async def main() -> None:
+            async def do(item: str) -> None:
+                raise AssertionError(item)
+
+            agenda: Agenda[str] = Agenda(do)
+            for number in range(5000):
+                agenda.note("far", now_us() + 10**12 - number)
+            assert len(agenda._heap) < 200
+
+        asyncio.run(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 from backlog_bench import FIRST_TOKEN, Holder, all_tokens, empty_backlog, lease, pending, stored_backlog, take
@@ -113,7 +112,7 @@ class TestAfterARestart:
     @pytest.fixture
     def backlog(self) -> Backlog:
         """Give a backlog whose message was last known to be delivered with token 500."""
-        return stored_backlog(replace(pending(1), token=500))
+        return stored_backlog(pending(1)._replace(token=500))
 
     def test_the_remembered_delivery_can_be_settled(self, backlog: Backlog) -> None:
         assert backlog.settle(1, 500)

@@ -23,11 +23,15 @@ class Bench:
         self.delivered_ids: list[int] = []
         self.returned_ids: list[int] = []
         self.dead_ids: list[int] = []
+        self.extensions: list[tuple[int, int]] = []
         backlog = Backlog(Shelf(), first_token=1)
         self.dispatcher = Dispatcher(backlog, tokens=itertools.count(1), observer=self)
 
-    def delivered(self, batch: Sequence[Pending]) -> None:
+    def delivered(self, batch: Sequence[Pending], seconds: float) -> None:
         self.delivered_ids += [each.message_id for each in batch]
+
+    def extended(self, leases: Sequence[tuple[int, float]]) -> None:
+        self.extensions += [(message, round(seconds)) for message, seconds in leases]
 
     def returned(self, message_ids: Sequence[int]) -> None:
         self.returned_ids += message_ids
@@ -175,5 +179,22 @@ def test_a_large_backlog_comes_in_batches_of_bounded_size() -> None:
         bench = Bench()
         bench.publish(*range(1, 11), size=400_000)
         assert await bench.next_ids(consumer()) == [1, 2]
+
+    run(main())
+
+
+def test_extensions_are_reported_once_and_for_what_is_still_leased() -> None:
+    async def main() -> None:
+        bench = Bench()
+        bench.publish(1, 2, 3)
+        batch = await bench.dispatcher.next_batch(consumer())
+        for each in batch:
+            assert bench.dispatcher.extend(each.message_id, each.token, 100)
+            assert bench.dispatcher.extend(each.message_id, each.token, 300)
+        bench.dispatcher.settle(1, batch[0].token)
+        bench.dispatcher.extend(2, batch[1].token, 0)
+        assert bench.extensions == []
+        bench.dispatcher.close(UnavailableError("stopping"))
+        assert bench.extensions == [(3, 300)]
 
     run(main())

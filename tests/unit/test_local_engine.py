@@ -93,7 +93,9 @@ def test_a_message_that_was_not_stored_is_not_delivered(play: Callable[[Scenario
     play(scenario)
 
 
-def test_a_message_whose_acknowledgement_was_not_stored_comes_again(play: Callable[[Scenario], None]) -> None:
+def test_a_message_whose_acknowledgement_was_not_stored_comes_again_when_its_lease_ends(
+    play: Callable[[Scenario], None],
+) -> None:
     async def scenario(bench: Bench) -> None:
         await bench.engine.publish(TOPIC.name, [Draft(b"one")])
         delivery = await bench.take()
@@ -101,6 +103,9 @@ def test_a_message_whose_acknowledgement_was_not_stored_comes_again(play: Callab
         with pytest.raises(UnavailableError):
             await bench.engine.acknowledge(SUBSCRIPTION.name, [delivery.ack_id])
         bench.refuse_to_write(False)
+        attached = bench.engine.catalog.subscription(SUBSCRIPTION.name)
+        assert (attached.waiting, attached.leased) == (0, 1)
+        attached.dispatcher.backlog.lapse(asyncio.get_running_loop().time() + 601)
         again = await bench.take()
         assert again.message == delivery.message
         assert again.ack_id != delivery.ack_id

@@ -31,7 +31,6 @@ def test_what_cannot_be_a_queue_is_refused() -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("pubsub://project", "Monitoring API"),
         ("redis://host/0", "is not Pub/Sub but redis"),
         ("pubsub://host/project", "not HOST:PORT"),
     ],

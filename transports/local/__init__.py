@@ -15,8 +15,9 @@ Guarantees
       are carried out.
     - In order, where a subscription asks for it: of an ordering key, one message after the other and to one consumer at
       a time. Giving a message back, or losing its lease, gives back those after it that are not acknowledged.
-    - What was leased when the broker ended stays so for 10 seconds after its next start, so that workers that live can
-      renew. Ack ids from before are good until their message is delivered again.
+    - A lease goes on over a restart to its end, and for 10 seconds (an option) at least, so that workers that live can
+      renew; an extension of the last second before a SIGKILL may be forgotten. Ack ids from before are good until their
+      message is delivered again.
     - A backlog of any length costs little memory: some thousand messages of each subscription and what is leased are
       held, the rest is read from the disk when its turn comes. Starting does not read it.
     - Filters, dead letters, retry policies, replays (acknowledged messages that are kept, topics that retain,
@@ -24,11 +25,15 @@ Guarantees
       expires, one hour after a start at the earliest.
     - ``max_outstanding_messages`` and ``max_outstanding_bytes`` of a stream are kept exactly.
     - Messages older than the subscription's retention (10 minutes to 31 days, usually 7 days) are dropped.
+    - What the disk refused has not happened, in memory neither. What is long (seeks, snapshots, deletions) goes in
+      pieces, between which others are served; a seek that was not answered may have been carried out in part.
     - One broker per data directory. A damaged file is set aside under another name, never deleted.
 
 To be operated
-    - ``Options``: TLS, tokens on loopback too, a page for Prometheus. ``statistics`` asks a broker how full its queues
-      are. ``grpc.health.v1`` is served, to everybody.
+    - ``python -m transports.local token create|list|revoke`` says who may use it, as ``TokenFile`` does.
+    - ``Options``: TLS (a renewed certificate is served without a restart), tokens on loopback too, how long leases
+      outlive a restart, a page for Prometheus. ``statistics`` asks a broker how full its queues are.
+      ``grpc.health.v1`` is served, to everybody.
 
 Not implemented; asked for, it answers ``UNIMPLEMENTED`` with a sentence
     Push, export to BigQuery, Bigtable and Cloud Storage, schemas, message transforms, ingestion, IAM policies.
@@ -36,8 +41,10 @@ Not implemented; asked for, it answers ``UNIMPLEMENTED`` with a sentence
 Different from Google's service
     - Tokens instead of IAM (``access``): on loopback anybody may do everything unless tokens are required; elsewhere
       the broker does not start without TLS and tokens. A creation is checked against what is created, not its project.
-    - Seeking to a time in the future drops what there is; it does not drop what is published until then.
+    - Seeking to a time in the future drops what there is; it does not drop what is published until then (nor does
+      Google's emulator).
     - Acknowledged messages of an ordering key do not come again when an earlier one of the key is given back.
+    - ``TestIamPermissions`` answers by role whether the resource exists or not.
 """
 
 from transports.local.access import Role, Token, TokenError, TokenFile

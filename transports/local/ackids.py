@@ -6,15 +6,14 @@ They are understood after a restart, so a consumer that held a message over one 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from transports.local.errors import InvalidArgumentError
 
 _FORM = re.compile(r"([0-9a-f]{1,15})\.([0-9a-f]{1,15})\.([0-9a-f]{1,15})")
 
 
-@dataclass(frozen=True, slots=True)
-class AckId:
+class AckId(NamedTuple):
     """Names one delivery; ``token`` grows with every delivery the broker ever makes."""
 
     subscription: int
@@ -30,5 +29,5 @@ def parse(text: str) -> AckId:
     found = _FORM.fullmatch(text)
     if found is None:
         raise InvalidArgumentError(f"{text[:100]!r} is not an ack id of this broker.")
-    subscription, message, token = (int(part, 16) for part in found.groups())
-    return AckId(subscription, message, token)
+    subscription, message, token = found.groups()
+    return AckId(int(subscription, 16), int(message, 16), int(token, 16))

@@ -55,12 +55,7 @@ class Administration:
             known = self._catalog.topic(name)
             settings = revise(known.settings)
 
-            def change(tables: Tables) -> None:
-                tables.save_topic(known.number, settings)
-                if settings.retention_seconds is None:
-                    tables.sweep_kept(known.number, until=_ALL)
-
-            await self._ledger.commit(change)
+            await self._ledger.commit(lambda tables: tables.save_topic(known.number, settings))
             known.settings = settings
             self._housekeeper.watch_topic(known)
         return settings
@@ -81,6 +76,7 @@ class Administration:
 
             await self._ledger.commit(change)
             self._catalog.forget_topic(name)
+            self._housekeeper.forget(known)
             self._housekeeper.sweep_condemned(known.number)
         logger.info("deleted topic %s", name)
 
@@ -109,18 +105,12 @@ class Administration:
             attached = self._catalog.subscription(name)
             settings = revise(attached.settings)
             self._require_dead_letter_topic(settings)
-            forgets = attached.settings.retain_acked and not settings.retain_acked
-
-            def change(tables: Tables) -> None:
-                tables.save_subscription(attached.number, settings)
-                if forgets:
-                    tables.sweep_kept(attached.number, until=_ALL)
-
-            await self._ledger.commit(change)
+            await self._ledger.commit(lambda tables: tables.save_subscription(attached.number, settings))
             attached.settings = settings
             attached.dispatcher.backlog.policy = Policy.of(settings)
             self._housekeeper.used(attached)
             self._housekeeper.watch(attached)
+            self._housekeeper.sweep(attached)
         return settings
 
     async def delete_subscription(self, name: str) -> None:
@@ -135,14 +125,10 @@ class Administration:
             attached = self._catalog.subscription(name)
             settings = replace(attached.settings, detached=True)
 
-            def change(tables: Tables) -> None:
-                tables.save_subscription(attached.number, settings)
-                tables.sweep_kept(attached.number, until=_ALL)
-
             # First from memory, so that no message is published to it after its backlog has gone.
             self._catalog.cut_off(attached)
             try:
-                await self._ledger.commit(change)
+                await self._ledger.commit(lambda tables: tables.save_subscription(attached.number, settings))
             except UnavailableError:
                 self._catalog.put_subscription(attached)
                 raise
@@ -175,6 +161,7 @@ class Administration:
             self._catalog.put_subscription(attached)
             raise
         attached.dispatcher.close(NotFoundError(f"Subscription deleted: {attached.settings.name}."))
+        self._housekeeper.forget(attached)
         self._housekeeper.sweep_condemned(attached.number)
 
     def _require_dead_letter_topic(self, settings: Subscription) -> None:

@@ -12,6 +12,9 @@ from transports.local.ledger import now_us
 
 K = TypeVar("K")
 
+#: Outdated lines that are left lying whatever the number of items.
+_SLACK = 100
+
 
 class Agenda(Generic[K]):
     """Carries out each item once, at its time or soon after, one after the other."""
@@ -34,13 +37,26 @@ class Agenda(Generic[K]):
         self._times[item] = at_us
         self._order += 1
         heapq.heappush(self._heap, (at_us, self._order, item))
+        self._compact()
         if self._heap[0][2] == item:
             self._news.set()
+
+    def forget(self, item: K) -> None:
+        """Have something not done, and hold on to nothing of it."""
+        if self._times.pop(item, None) is not None:
+            self._compact()
 
     def stop(self) -> None:
         """Do nothing any more."""
         if self._task is not None:
             self._task.cancel()
+
+    def _compact(self) -> None:
+        """Throw out the lines of items that were forgotten, or noted for another time, when they are too many."""
+        if len(self._heap) > 2 * len(self._times) + _SLACK:
+            self._heap = [(at_us, order, item) for order, (item, at_us) in enumerate(self._times.items())]
+            self._order = len(self._heap)
+            heapq.heapify(self._heap)
 
     async def _run(self) -> None:
         while True:

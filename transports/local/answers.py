@@ -34,6 +34,8 @@ _CODES: Mapping[type[RequestError], grpc.StatusCode] = {
     PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
 }
+#: Most characters of a text in an answer; all of its metadata has room for 8 KiB, four bytes to a character.
+_MAX_CHARACTERS = 500
 #: What a client reads when the broker has a bug.
 _BUG = "The broker has a bug; its log has the traceback."
 
@@ -48,14 +50,14 @@ def code_of(error: BaseException) -> grpc.StatusCode:
 
 async def refuse(context: grpc.aio.ServicerContext, error: Exception) -> None:
     """End a request with an error of ours, or with INTERNAL if it is none."""
-    text = str(error) if isinstance(error, RequestError) else _BUG
+    text = _shortened(str(error)) if isinstance(error, RequestError) else _BUG
     await context.abort(code_of(error), text, trailing_metadata=_details(error))
 
 
 def _details(error: Exception) -> tuple[tuple[str, bytes], ...]:
     """Return what Google's libraries read of an error: which permission is missing on what, which ack ids are stale."""
     if isinstance(error, PermissionDeniedError):
-        facts = {"permission": error.permission, "resource": error.resource}
+        facts = {"permission": error.permission, "resource": _shortened(error.resource)}
         return _packed(code_pb2.PERMISSION_DENIED, error, "IAM_PERMISSION_DENIED", "iam.googleapis.com", facts)
     if isinstance(error, StaleAckIdsError):
         facts = dict.fromkeys(error.ack_ids, "PERMANENT_FAILURE_INVALID_ACK_ID")
@@ -63,10 +65,17 @@ def _details(error: Exception) -> tuple[tuple[str, bytes], ...]:
     return ()
 
 
+def _shortened(text: str) -> str:
+    """Leave out the middle of what repeats a long request: with more, clients get another status than the right one."""
+    if len(text) <= _MAX_CHARACTERS:
+        return text
+    return f"{text[: _MAX_CHARACTERS // 2]}[…]{text[-_MAX_CHARACTERS // 2 :]}"
+
+
 def _packed(
     code: int, error: Exception, reason: str, domain: str, facts: Mapping[str, str]
 ) -> tuple[tuple[str, bytes], ...]:
     info = any_pb2.Any()
     info.Pack(error_details_pb2.ErrorInfo(reason=reason, domain=domain, metadata=facts))
-    status: Any = status_pb2.Status(code=code, message=str(error), details=[info])
+    status: Any = status_pb2.Status(code=code, message=_shortened(str(error)), details=[info])
     return (("grpc-status-details-bin", status.SerializeToString()),)

@@ -43,8 +43,8 @@ class Backlog:
         self._total, self._newest = (tally.total, tally.newest) if tally else (0, 0)
         self._cursor = self._floor = floor
         self._pages_left = 0
-        #: Acknowledged, and perhaps still on disk.
-        self._leaving: set[int] = set()
+        #: Acknowledged, and perhaps still on disk; with the end of the lease, for the case that they stay.
+        self._leaving: dict[int, float] = {}
         self._added: list[int] | None = None
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class Backlog:
     @property
     def unfinished(self) -> bool:
         """Whether the last take stopped reading before it had seen everything."""
-        return self._unread and self._pages_left == 0
+        return self._unread and self._pages_left == 0 and self._added is None
 
     def oldest_published_us(self) -> int | None:
         """Return the publish time of the oldest message; None if there is none."""
@@ -98,7 +98,8 @@ class Backlog:
     def take(self, lease: Lease, tokens: Iterator[int]) -> list[Pending]:
         """Lease the oldest ready messages; each gets the next of ``tokens``."""
         owner = lease if lease.holder is None else lease.holder
-        self._pages_left = _PAGES_PER_TAKE
+        # While the backlog is changed on disk, who takes gets what is in memory.
+        self._pages_left = _PAGES_PER_TAKE if self._added is None else 0
         self._memory.unpark(self._memory.lines.parked_for(owner))
         self._read_short_lines()
         taken: list[Pending] = []
@@ -125,14 +126,17 @@ class Backlog:
 
     def settled(self, message_ids: Iterable[int]) -> None:
         """Forget what is gone from the disk."""
-        self._leaving.difference_update(message_ids)
+        for each in message_ids:
+            self._leaving.pop(each, None)
 
     def restore(self, messages: Iterable[Pending]) -> None:
-        """Make ready again what could not be removed."""
+        """Take back what could not be removed: leased as it was, else ready."""
         for each in messages:
-            self._leaving.discard(each.message_id)
+            due = self._leaving.pop(each.message_id, math.inf)
             self._total += 1
-            self._memory.insert(each)
+            entry = self._memory.insert(each)
+            if due < math.inf:
+                self._memory.lease(entry, due)
 
     def extend(self, message_id: int, token: int, deadline: float, now: float = -math.inf) -> bool:
         """Lease a delivered message until another time; False if its ack id is good no longer."""
@@ -142,6 +146,11 @@ class Backlog:
         entry.token = token
         self._memory.lease(entry, deadline)
         return True
+
+    def lease_ends(self, message_ids: Iterable[int]) -> list[tuple[int, float]]:
+        """Return, of those messages that are leased, until when."""
+        found = [self._memory.get(each) for each in message_ids]
+        return [(each.message_id, each.due) for each in found if each is not None and each.state is State.LEASED]
 
     def give_back(self, message_id: int, token: int, now: float = 0.0) -> bool:
         """End the lease of a delivered message; False if its ack id is good no longer."""
@@ -183,7 +192,7 @@ class Backlog:
         return entry.pending()
 
     def begin_change(self) -> None:
-        """Note what is published while the backlog is changed on disk; nothing may be settled meanwhile."""
+        """Note what is published while the backlog is changed on disk, and read nothing of it meanwhile."""
         self._added = []
 
     def end_change(self, tally: Tally | None = None, floor: int = 0, *, keep_leases: bool = True) -> None:
@@ -240,6 +249,8 @@ class Backlog:
             self._admit(each)
 
     def _read_short_lines(self) -> None:
+        if self._added is not None:
+            return
         for key, since in self._memory.lines.short():
             page = self._source.page_of_key(key, since=since, until=self._cursor, at_most=LINE_MESSAGES)
             for each in self._unknown(page):
@@ -257,5 +268,5 @@ class Backlog:
 
     def _remove(self, entry: Entry) -> None:
         self._total -= 1
+        self._leaving[entry.message_id] = entry.due if entry.state is State.LEASED else math.inf
         self._memory.forget(entry)
-        self._leaving.add(entry.message_id)

@@ -26,6 +26,8 @@ class KnownSnapshot:
 
     number: int
     settings: Snapshot
+    #: Held while it is made, sought to, or deleted.
+    gate: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass(slots=True, eq=False)
@@ -39,7 +41,9 @@ class Attached:
     floor: int = 0
     #: When it was last in use, in microseconds since 1970.
     used_us: int = 0
-    #: Held while the backlog changes under its consumers, as by a seek; nothing is acknowledged meanwhile.
+    #: Held while its backlog is changed or swept piece by piece, as by a seek; before all other locks.
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    #: Held for a moment in which nothing is acknowledged.
     gate: asyncio.Lock = field(default_factory=asyncio.Lock)
     accepts: Filter = field(init=False)
 
@@ -133,6 +137,12 @@ class Catalog:
     def retention_of(self, topic: str) -> int | None:
         """Return for how many seconds a topic keeps messages for replays; None if not, or if it is gone."""
         return self._topics[topic].settings.retention_seconds if topic in self._topics else None
+
+    def require(self, keeper: Attached | KnownSnapshot) -> None:
+        """Raise ``NotFoundError`` if something has been deleted meanwhile."""
+        if not self.has(keeper):
+            kind = "Subscription" if isinstance(keeper, Attached) else "Snapshot"
+            raise NotFoundError(f"{kind} not found: {keeper.settings.name}.")
 
     def has(self, keeper: Attached | KnownTopic | KnownSnapshot) -> bool:
         """Say whether something has not been deleted meanwhile."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 _IDS_PER_SELECT = 500
 #: Bytes of a file up to which all of it is checked at the start; beyond, messages are checked as they are read.
 _CHECKED_BYTES = 64 * 1024 * 1024
+#: KiB of pages that each connection keeps in memory.
+_CACHE_KIB = 16_000
 #: Tables without which nothing works; they are small, and checked at every start.
 _SMALL_TABLES = ("counters", "topics", "subscriptions", "snapshots", "condemned")
 _PENDING = """
@@ -66,6 +69,8 @@ class Database:
         """Open or create the file; set a damaged one aside and start anew."""
         try:
             self._open(path)
+        except OSError as exc:
+            raise DataUnusableError(f"Cannot use {path}: {exc.strerror}.") from exc
         except sqlite3.DatabaseError as exc:
             if isinstance(exc, sqlite3.OperationalError) or not path.exists():
                 raise DataUnusableError(f"Cannot use {path}: {exc}.") from exc
@@ -132,10 +137,16 @@ class Database:
         )
         return self._pending(sql, (subscription, key, since, until, at_most))
 
-    def leased(self, subscription: int, floor: int) -> list[Pending]:
-        """Read what was leased to somebody when the broker ended."""
-        sql = f"{_PENDING} AND backlog.message > ? AND leased = 1 ORDER BY backlog.message"
-        return self._pending(sql, (subscription, floor))
+    def leased(self, subscription: int, floor: int) -> list[tuple[Pending, int]]:
+        """Read what was leased to somebody when the broker ended; until when, in microseconds since 1970."""
+        sql = f"{_PENDING} AND backlog.message > ? AND leased <> 0 ORDER BY backlog.message"
+        with _reading():
+            ends = dict(
+                self._reader.execute(
+                    "SELECT message, leased FROM deliveries WHERE keeper = ? AND leased <> 0", (subscription,)
+                )
+            )
+        return [(each, ends[each.message_id]) for each in self._pending(sql, (subscription, floor))]
 
     def oldest_waiting_us(self, subscription: int, floor: int) -> int | None:
         """Return the publish time of a backlog's oldest message; None if there is none."""
@@ -174,6 +185,8 @@ class Database:
             return self._reader.execute(sql, ids).fetchall()
 
     def _open(self, path: Path) -> None:
+        # Messages are for nobody else on this machine; SQLite gives the file's mode to its companions.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._writer = _connect(path)
         try:
             _check_integrity(self._writer, path)
@@ -198,6 +211,9 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA journal_size_limit = 67108864")
+        # Some builds of SQLite overwrite what is deleted, which writes a page for each message that goes.
+        connection.execute("PRAGMA secure_delete = OFF")
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     except BaseException:
         connection.close()
         raise

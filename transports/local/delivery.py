@@ -18,6 +18,8 @@ from transports.local.rules import MAX_MESSAGES
 
 #: Most bytes of messages in one response, so that a slow reader does not hold much; a single message may be larger.
 RESPONSE_BYTES = 1_000_000
+#: Seconds after which the extension of a lease is written down: most messages are done by then.
+NOTE_SECONDS = 1.0
 
 
 class Consumer:
@@ -72,8 +74,11 @@ class Consumer:
 class Observer(Protocol):
     """Who writes down what a dispatcher does, and forwards what nobody could handle."""
 
-    def delivered(self, batch: Sequence[Pending]) -> None:
-        """Remember that messages are leased."""
+    def delivered(self, batch: Sequence[Pending], seconds: float) -> None:
+        """Remember that messages are leased from now on for so long."""
+
+    def extended(self, leases: Sequence[tuple[int, float]]) -> None:
+        """Remember for how many seconds from now messages are leased."""
 
     def returned(self, message_ids: Sequence[int]) -> None:
         """Remember that messages are leased no longer."""
@@ -94,6 +99,8 @@ class Dispatcher:
         self._timer: asyncio.TimerHandle | None = None
         self._pump_scheduled = False
         self._closed: Exception | None = None
+        #: Whose leases were extended since the last report.
+        self._extended: set[int] = set()
 
     @property
     def consumers(self) -> int:
@@ -149,6 +156,8 @@ class Dispatcher:
         else:
             good = self.backlog.extend(message_id, token, self.now + seconds, self.now)
             self._set_timer()
+            if good:
+                self._note_extension(message_id)
         return good
 
     def undo(self, batch: Iterable[tuple[int, int]]) -> None:
@@ -160,6 +169,7 @@ class Dispatcher:
     def close(self, error: Exception) -> None:
         """Serve nobody any more; who waits, or asks later, gets ``error``."""
         self._closed = error
+        self._report_extensions()
         if self._timer is not None:
             self._timer.cancel()
         self._fail(error)
@@ -190,7 +200,7 @@ class Dispatcher:
     def _serve(self, consumer: Consumer, share: int) -> None:
         if batch := self.backlog.take(consumer.lease(self.now, share), self._tokens):
             del self._waiting[consumer]
-            self._observer.delivered(batch)
+            self._observer.delivered(batch, consumer.ack_deadline_seconds)
             consumer.accept(batch)
 
     def _report(self) -> None:
@@ -198,6 +208,18 @@ class Dispatcher:
             self._observer.returned(returned)
         if dead := self.backlog.take_dead():
             self._observer.died(dead)
+
+    def _note_extension(self, message_id: int) -> None:
+        """Have it written down, unless the message is done by then."""
+        if not self._extended:
+            self._loop.call_later(NOTE_SECONDS, self._report_extensions)
+        self._extended.add(message_id)
+
+    def _report_extensions(self) -> None:
+        found = self.backlog.lease_ends(self._extended)
+        self._extended.clear()
+        if found:
+            self._observer.extended([(message_id, due - self.now) for message_id, due in found])
 
     def _fail(self, error: Exception) -> None:
         for consumer in self._waiting:

@@ -1,7 +1,8 @@
-"""TLS: a certificate and its key, for gRPC and for the page of metrics."""
+"""TLS: a certificate and its key, for gRPC and for the page of metrics; a renewed one is served without a restart."""
 
 from __future__ import annotations
 
+import logging
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +11,54 @@ import grpc
 
 from transports.local.errors import CertificateError
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A certificate with what leads to its authority, and the key; both PEM files, read when the broker starts."""
+    """A certificate with what leads to its authority, and the key; both PEM files, read again when they change."""
 
     chain: Path
     key: Path
 
     def context(self) -> ssl.SSLContext:
-        """Return what the standard library serves TLS with.
+        """Return what the standard library serves TLS with; each new connection gets the files as they are then.
 
         Raises:
             CertificateError: A file cannot be read, or key and certificate do not belong together.
         """
+        context, renewal = self._loaded(), _Renewal(self)
+
+        def choose(connection: ssl.SSLObject, name: str | None, initial: ssl.SSLContext) -> None:
+            if (renewed := renewal.take()) is not None:
+                renewal.context = renewed
+            connection.context = renewal.context
+
+        renewal.context = context
+        context.sni_callback = choose
+        return context
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Return what gRPC serves TLS with; each new connection gets the files as they are then.
+
+        Raises:
+            CertificateError: A file cannot be read, or key and certificate do not belong together.
+        """
+        self._loaded()
+        renewal = _Renewal(self)
+        return grpc.dynamic_ssl_server_credentials(
+            self._configuration(), lambda: None if renewal.take() is None else self._configuration()
+        )
+
+    def state(self) -> tuple[int, ...]:
+        """Return what is different once a file was changed."""
+        found = [path.stat() for path in (self.chain, self.key)]
+        return tuple(number for each in found for number in (each.st_ino, each.st_mtime_ns, each.st_size))
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(self.key.read_bytes(), self.chain.read_bytes())])
+
+    def _loaded(self) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
             # A password would be asked for on the terminal.
@@ -36,10 +71,32 @@ class Certificate:
             ) from exc
         return context
 
-    def credentials(self) -> grpc.ServerCredentials:
-        """Return what gRPC serves TLS with; ``context`` has checked the files."""
-        self.context()
-        return grpc.ssl_server_credentials([(self.key.read_bytes(), self.chain.read_bytes())])
+
+class _Renewal:
+    """Notices that a certificate's files were changed; while they cannot be used, the former ones are served on."""
+
+    context: ssl.SSLContext
+
+    def __init__(self, certificate: Certificate) -> None:
+        self._certificate = certificate
+        self._seen = certificate.state()
+
+    def take(self) -> ssl.SSLContext | None:
+        """Return the changed certificate, once; None if it has not changed, or cannot be used."""
+        try:
+            found = self._certificate.state()
+        except OSError:
+            return None  # one of the files is just being replaced
+        if found == self._seen:
+            return None
+        self._seen = found
+        try:
+            renewed = self._certificate._loaded()
+        except CertificateError as exc:
+            logger.error("%s The former certificate is served on.", exc)
+            return None
+        logger.info("the renewed certificate %s is served from now on", self._certificate.chain)
+        return renewed
 
 
 def _no_password() -> str:

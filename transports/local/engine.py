@@ -8,7 +8,7 @@ because memory follows the disk.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from transports.local import ackids
 from transports.local.ackids import AckId
@@ -20,17 +20,18 @@ from transports.local.deadletters import DeadLetters
 from transports.local.delivery import Consumer, Dispatcher
 from transports.local.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError
 from transports.local.housekeeping import Housekeeper
-from transports.local.ledger import Ledger
+from transports.local.ledger import Ledger, now_us
 from transports.local.model import Delivery, Draft, Pending, Subscription
 from transports.local.publishing import Publishing
 from transports.local.replay import Replays
+from transports.local.rules import MAX_ACK_DEADLINE_SECONDS
 from transports.local.source import DiskSource
 from transports.local.tables import Tally
 from transports.local.writer import Writer
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which messages stay leased that were so when the broker ended, so that whoever lives can renew.
+#: Least seconds for which messages stay leased that were so when the broker ended, so that whoever lives can renew.
 GRACE_SECONDS = 10.0
 
 
@@ -51,7 +52,7 @@ class Engine:
         )
 
     async def start(self) -> None:
-        """Take up what lies on disk; what was leased stays so for a moment, the rest is ready."""
+        """Take up what lies on disk; what was leased stays so to its end, for a moment at least, the rest is ready."""
         contents = self._database.contents()
         await self._ledger.start(contents.counters)
         for number, topic in contents.topics.items():
@@ -61,18 +62,24 @@ class Engine:
         for number, stored in contents.subscriptions.items():
             attached = self._attach(number, stored.settings, self._database.tally(number), stored.floor)
             attached.used_us = stored.used_us
-            attached.dispatcher.hold(self._database.leased(number, stored.floor), self._grace_seconds)
+            for pending, until_us in self._database.leased(number, stored.floor):
+                attached.dispatcher.hold([pending], self._seconds_left(until_us))
             self.catalog.put_subscription(attached)
         self._housekeeper.start(self.administration, list(contents.condemned))
+
+    def _seconds_left(self, until_us: int) -> float:
+        """Return for how long a lease of before goes on; a clock that was set back does not make it longer."""
+        return min(max((until_us - now_us()) / 1_000_000, self._grace_seconds), MAX_ACK_DEADLINE_SECONDS)
 
     def close(self) -> None:
         """Serve nobody any more."""
         for attached in self.catalog.everything():
             attached.dispatcher.close(UnavailableError("The broker is stopping."))
         self._housekeeper.stop()
+        self._ledger.close()
 
     async def publish(self, topic: str, drafts: Sequence[Draft]) -> list[int]:
-        """Store messages for every subscription that the topic has now; return their ids."""
+        """Store messages for every subscription that the topic has now, even if this is cancelled; return their ids."""
         return await self._publishing.publish(topic, drafts)
 
     async def deliveries(self, attached: Attached, consumer: Consumer) -> list[Delivery]:
@@ -98,26 +105,32 @@ class Engine:
                 ]
 
     async def acknowledge(self, name: str, ack_ids: Sequence[str]) -> list[str]:
-        """Remove messages for good; return the ack ids that are good no longer, and did nothing."""
+        """Remove messages for good, also if this is cancelled; return the ack ids that are good no longer."""
         attached = self.catalog.subscription(name)
         parsed = self._parse(attached, ack_ids)
         self._housekeeper.used(attached)
-        backlog = attached.dispatcher.backlog
         async with attached.gate:
             found = [(text, self._settle(attached, ack_id)) for text, ack_id in parsed]
-        settled = [pending for _, pending in found if pending is not None]
-        ids, keep = [each.message_id for each in settled], attached.settings.retain_acked
-        if settled:
-            try:
-                await self._ledger.commit(lambda tables: tables.settle(attached.number, ids, keep=keep))
-            except UnavailableError:
-                backlog.restore(settled)
-                attached.dispatcher.pump()
-                raise
+            settled = [pending for _, pending in found if pending is not None]
+            settling = self._begin_to_settle(attached, settled) if settled else None
+        if settling is not None:
+            await settling
+        return [text for text, pending in found if pending is None]
+
+    def _begin_to_settle(self, attached: Attached, settled: Sequence[Pending]) -> Awaitable[None]:
+        backlog, keep = attached.dispatcher.backlog, attached.settings.retain_acked
+        ids = [each.message_id for each in settled]
+
+        def gone() -> None:
             backlog.settled(ids)
             if keep:
                 self._housekeeper.expect_expiry(attached, min(each.published_us for each in settled))
-        return [text for text, pending in found if pending is None]
+
+        def refused() -> None:
+            backlog.restore(settled)
+            attached.dispatcher.pump()
+
+        return self._ledger.begin(lambda tables: tables.settle(attached.number, ids, keep=keep), gone, refused)
 
     def modify_ack_deadline(self, name: str, ack_ids: Sequence[str], seconds: int) -> list[str]:
         """Lease messages for so many seconds from now, or give them back (0); return the ack ids that are stale."""
@@ -183,9 +196,13 @@ class _Observer:
         self._ledger = ledger
         self._dead_letters = dead_letters
 
-    def delivered(self, batch: Sequence[Pending]) -> None:
-        number = self.attached.number
-        self._ledger.write_later(lambda tables: tables.note_deliveries(number, batch))
+    def delivered(self, batch: Sequence[Pending], seconds: float) -> None:
+        number, until_us = self.attached.number, _after(seconds)
+        self._ledger.write_later(lambda tables: tables.note_deliveries(number, batch, until_us))
+
+    def extended(self, leases: Sequence[tuple[int, float]]) -> None:
+        number, ends = self.attached.number, [(message, _after(seconds)) for message, seconds in leases]
+        self._ledger.write_later(lambda tables: tables.note_extensions(number, ends))
 
     def returned(self, message_ids: Sequence[int]) -> None:
         number = self.attached.number
@@ -193,3 +210,7 @@ class _Observer:
 
     def died(self, messages: Sequence[Pending]) -> None:
         self._dead_letters.forward(self.attached, messages)
+
+
+def _after(seconds: float) -> int:
+    return now_us() + round(seconds * 1_000_000)

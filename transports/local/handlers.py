@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from functools import cache
 from typing import Any
 
 import grpc
@@ -43,12 +44,18 @@ def parse(request_class: Any, data: bytes) -> Message:
     """
     try:
         request = request_class.FromString(data)
-        for _, value in request.ListFields():
-            if isinstance(value, timestamp_pb2.Timestamp):
-                value.ToMicroseconds()  # which refuses what is no time
+        for name in _times(request_class):
+            getattr(request, name).ToMicroseconds()  # which refuses what is no time
     except (DecodeError, ValueError) as exc:
         raise InvalidArgumentError(f"The request is not a valid {request_class.DESCRIPTOR.full_name}.") from exc
     return request
+
+
+@cache
+def _times(request_class: Any) -> Sequence[str]:
+    """Return the names of a request's fields that are times."""
+    fields = [each for each in request_class.DESCRIPTOR.fields if each.message_type is not None]
+    return [each.name for each in fields if each.message_type.full_name == timestamp_pb2.Timestamp.DESCRIPTOR.full_name]
 
 
 class Adapter:
@@ -70,14 +77,18 @@ class Adapter:
             async with self._serving(name, context) as caller:
                 request = parse(request_class, data)
                 caller.check(name, request)
-                task = asyncio.ensure_future(method(request))
-                self._under_way.add(task)
-                task.add_done_callback(self._ended)
-                response = await asyncio.shield(task)
+                work = method(request)
+                response = await (work if name in methods.SELF_CARRIED else self._carried(work))
                 self._see(caller, request, response)
                 return _serialize(response)
 
         return grpc.unary_unary_rpc_method_handler(handle)
+
+    async def _carried(self, work: Awaitable[Message]) -> Message:
+        task = asyncio.ensure_future(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
 
     def pull(self, subscriber: SubscriberService) -> grpc.RpcMethodHandler:
         """Wrap ``Pull``, which ends with its client: what that did not get goes back.

@@ -19,8 +19,8 @@ from transports.local.tables import Tables
 
 logger = logging.getLogger(__name__)
 
-#: Messages that are swept in one transaction: some 10 ms.
-_SWEPT_MESSAGES = 500
+#: Messages that a long change touches in one transaction: some 10 ms.
+PIECE_MESSAGES = 500
 #: Microseconds between two looks for messages that have become too old.
 _LOOK_US = 1_000_000
 #: Microseconds after which something is tried again that the disk refused.
@@ -34,6 +34,10 @@ _ALL = (1 << 63) - 1
 
 #: Somebody whose messages, or who himself, ends some time.
 Keeper = Attached | KnownTopic | KnownSnapshot
+
+
+#: What can be due for a keeper.
+_KINDS = ("retention", "expiration", "sweep", "topic", "snapshot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,11 @@ class Housekeeper:
         """Remove what belonged to somebody who was deleted, soon."""
         self._agenda.note(_Chore("condemned", number), 0)
 
+    def forget(self, keeper: Keeper) -> None:
+        """Do nothing any more for something that was deleted."""
+        for kind in _KINDS:
+            self._agenda.forget(_Chore(kind, keeper))
+
     def used(self, attached: Attached) -> None:
         """Note that a subscription is in use."""
         now = now_us()
@@ -142,8 +151,7 @@ class Housekeeper:
         elif chore.kind == "expiration":
             await self._expire(keeper)
         else:
-            keep = keeper.settings.retain_acked and not keeper.settings.detached
-            await self._in_pieces(lambda tables: self._sweep_floor(tables, keeper.number, _ALL, keep=keep))
+            await self._sweep(keeper)
 
     async def _drop_old(self, attached: Attached) -> None:
         number, database = attached.number, self._ledger.database
@@ -155,8 +163,9 @@ class Housekeeper:
         if oldest + retention_us <= now_us():
             boundary = database.last_before(now_us() - retention_us + 1)
             await self._remover.drop_until(attached, boundary)
-            await self._in_pieces(lambda tables: self._sweep_floor(tables, number, boundary))
-            await self._in_pieces(lambda tables: tables.sweep_kept(number, until=boundary, at_most=_SWEPT_MESSAGES))
+            async with attached.changing:
+                await self._in_pieces(lambda tables: self._sweep_floor(tables, number, boundary))
+                await self._in_pieces(lambda tables: tables.sweep_kept(number, until=boundary, at_most=PIECE_MESSAGES))
         self._agenda.note(_Chore("retention", attached), max(oldest + retention_us, now_us() + _LOOK_US))
 
     async def _drop_old_of_topic(self, topic: KnownTopic) -> None:
@@ -168,7 +177,7 @@ class Housekeeper:
         retention_us = (seconds or 0) * 1_000_000
         if oldest + retention_us <= now_us():
             boundary = database.last_before(now_us() - retention_us + 1)
-            await self._in_pieces(lambda tables: tables.sweep_kept(number, until=boundary, at_most=_SWEPT_MESSAGES))
+            await self._in_pieces(lambda tables: tables.sweep_kept(number, until=boundary, at_most=PIECE_MESSAGES))
         self._agenda.note(_Chore("topic", topic), max(oldest + retention_us, now_us() + _LOOK_US))
 
     async def _expire(self, attached: Attached) -> None:
@@ -183,10 +192,24 @@ class Housekeeper:
         else:
             await self._remover.expire_subscription(attached)
 
+    async def _sweep(self, attached: Attached) -> None:
+        """Remove what counts as acknowledged, and what is kept for a replay although nothing is to be any more."""
+
+        def keeps() -> bool:
+            return attached.settings.retain_acked and not attached.settings.detached
+
+        number = attached.number
+        async with attached.changing:
+            await self._in_pieces(lambda tables: self._sweep_floor(tables, number, _ALL, keep=keeps()))
+            await self._in_pieces(
+                # It may be switched on again meanwhile.
+                lambda tables: 0 if keeps() else tables.sweep_kept(number, until=_ALL, at_most=PIECE_MESSAGES)
+            )
+
     async def _sweep_condemned(self, number: int) -> None:
         def sweep(tables: Tables) -> int:
-            done = tables.sweep_backlog(number, until=_ALL, keep=False, at_most=_SWEPT_MESSAGES)
-            return done + tables.sweep_kept(number, until=_ALL, at_most=_SWEPT_MESSAGES - done)
+            done = tables.sweep_backlog(number, until=_ALL, keep=False, at_most=PIECE_MESSAGES)
+            return done + tables.sweep_kept(number, until=_ALL, at_most=PIECE_MESSAGES - done)
 
         await self._in_pieces(sweep)
         await self._ledger.commit(lambda tables: tables.absolve(number))
@@ -195,9 +218,8 @@ class Housekeeper:
     def _sweep_floor(tables: Tables, number: int, until: int, *, keep: bool = False) -> int:
         """Sweep what counts as acknowledged; the floor may have moved since the chore was noted."""
         until = min(until, tables.floor(number))
-        return tables.sweep_backlog(number, until=until, keep=keep, at_most=_SWEPT_MESSAGES)
+        return tables.sweep_backlog(number, until=until, keep=keep, at_most=PIECE_MESSAGES)
 
     async def _in_pieces(self, sweep: Callable[[Tables], int]) -> None:
-        done: list[int] = []
-        while not done or done.pop() >= _SWEPT_MESSAGES:
-            await self._ledger.commit(lambda tables: done.append(sweep(tables)))
+        while await self._ledger.ask(sweep) >= PIECE_MESSAGES:
+            pass

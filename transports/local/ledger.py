@@ -9,9 +9,10 @@ import asyncio
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
+from transports.local.commits import Commits
 from transports.local.database import Database, StorageError
 from transports.local.errors import UnavailableError
 from transports.local.tables import Tables
@@ -19,6 +20,8 @@ from transports.local.writer import Change, Writer
 
 #: Deliveries that one run of the broker can number; the tokens of the next run are all higher.
 _TOKENS_PER_START = 1 << 40
+#: Message ids of which the disk learns at a time; those that a run leaves over are never used.
+_IDS_IN_BLOCK = 1000
 
 T = TypeVar("T")
 
@@ -31,9 +34,10 @@ class Ledger:
         self.changing = asyncio.Lock()
         self.tokens: Iterator[int] = iter(())
         self.first_token = 0
-        self._writer = writer
+        self._commits = Commits(writer)
         self._counters: dict[str, int] = defaultdict(int)
         self._last_published_us = 0
+        self._reserved = 0
 
     async def start(self, counters: Mapping[str, int]) -> None:
         """Go on counting where the last run ended."""
@@ -50,19 +54,61 @@ class Ledger:
         Raises:
             UnavailableError: The disk refused, and nothing has changed.
         """
-        try:
-            await asyncio.wrap_future(self._writer.submit(change))
-        except StorageError as exc:
-            raise UnavailableError(str(exc)) from exc
+        await self.begin(change, lambda: None)
+
+    def begin(
+        self, change: Change, then: Callable[[], T], otherwise: Callable[[], None] = lambda: None
+    ) -> asyncio.Future[T]:
+        """Begin a change that is carried to its end, even if nobody awaits the future, which is what ``then`` returns.
+
+        ``then`` is called on the event loop when the change is on disk, ``otherwise`` if it failed; in that case the
+        future raises, ``UnavailableError`` if it was the disk that refused.
+        """
+
+        def ended(error: BaseException | None) -> T:
+            if error is None:
+                return then()
+            otherwise()
+            raise UnavailableError(str(error)) if isinstance(error, StorageError) else error
+
+        return self._commits.begin(change, ended)
+
+    async def ask(self, change: Callable[[Tables], T]) -> T:
+        """Return what a change returned, once it is on disk.
+
+        Raises:
+            UnavailableError: The disk refused, and nothing has changed.
+        """
+        results: list[T] = []
+        await self.commit(lambda tables: results.append(change(tables)))
+        return results[0]
 
     def write_later(self, change: Change) -> None:
         """Write without waiting; the writer logs what fails, and nothing breaks if it is lost."""
-        self._writer.submit(change)
+        self._commits.later(change)
+
+    def close(self) -> None:
+        """Write what was to be written later."""
+        self._commits.close()
 
     def next(self, counter: str) -> int:
         """Return the next number of a kind; it is the caller's to save it."""
         self._counters[counter] += 1
         return self._counters[counter]
+
+    def next_messages(self, count: int) -> range:
+        """Return the ids of so many new messages; it is the caller's to ``reserve`` the last."""
+        first = self._counters["messages"] + 1
+        self._counters["messages"] += count
+        return range(first, first + count)
+
+    def reserve(self, message_id: int) -> int | None:
+        """Return the counter that has to be saved with a message, as ids are taken by the block; None if it was."""
+        return None if message_id <= self._reserved else message_id + _IDS_IN_BLOCK
+
+    def reserved(self, counter: int | None) -> None:
+        """Note that what ``reserve`` returned is on disk: ids up to it are not given out by a later run."""
+        self._reserved = max(self._reserved, counter or 0)
 
     def next_keeper(self) -> int:
         return self.next("keepers")

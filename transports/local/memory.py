@@ -15,6 +15,8 @@ from transports.local.ordering import Lines
 from transports.local.timetable import Timetable
 
 _HELD = (State.LEASED, State.DEAD)
+#: States of which the disk does not tell.
+_BUSY = (*_HELD, State.DELAYED)
 
 
 class Memory:
@@ -73,6 +75,8 @@ class Memory:
 
     def lease(self, entry: Entry, deadline: float, owner: object | None = None) -> None:
         """Hide a message until a time; ``owner`` is who takes it, None leaves that as it is."""
+        if self._heap and self._heap[0] == entry.message_id:
+            heapq.heappop(self._heap)  # else the same message, given back again and again, would pile up
         self._set_state(entry, State.LEASED)
         if self.orders(entry):
             self.lines.lease(entry.ordering_key, entry.message_id, owner)
@@ -118,9 +122,9 @@ class Memory:
             self.unpark(self.lines.leave(entry.ordering_key, entry.message_id))
 
     def forget_most(self, floor: int, *, keep_leases: bool) -> None:
-        """Remove all messages but those above ``floor`` that somebody holds."""
+        """Remove all messages but those above ``floor`` that somebody holds, or that wait for their next try."""
         for entry in list(self._entries.values()):
-            if entry.message_id <= floor or entry.state not in _HELD or not keep_leases:
+            if entry.message_id <= floor or entry.state not in _BUSY or not keep_leases:
                 self.forget(entry)
         self._heap.clear()
         self.lines.unspill()

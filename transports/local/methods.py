@@ -20,6 +20,8 @@ SUBSCRIBER = "google.pubsub.v1.Subscriber"
 PREFIXES = ("/google.pubsub.v1.", "/google.iam.v1.")
 PULL = f"/{SUBSCRIBER}/Pull"
 STREAMING_PULL = f"/{SUBSCRIBER}/StreamingPull"
+#: Methods that may be cancelled: what they change is carried to its end by whoever commits it, or changed at once.
+SELF_CARRIED = frozenset((f"/{PUBLISHER}/Publish", f"/{SUBSCRIBER}/Acknowledge", f"/{SUBSCRIBER}/ModifyAckDeadline"))
 
 
 def unary_methods(engine: Engine) -> Mapping[str, tuple[Method, Any]]:
@@ -51,6 +53,7 @@ def unary_methods(engine: Engine) -> Mapping[str, tuple[Method, Any]]:
         "DeleteSubscription DeleteSubscriptionRequest": subscriber.delete_subscription,
         "Acknowledge AcknowledgeRequest": subscriber.acknowledge,
         "ModifyAckDeadline ModifyAckDeadlineRequest": subscriber.modify_ack_deadline,
+        "ModifyPushConfig ModifyPushConfigRequest": subscriber.modify_push_config,
     }
     return {
         **_named(PUBLISHER, published),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self
 
 #: The topic of a subscription whose topic was deleted.
 DELETED_TOPIC = "_deleted-topic_"
@@ -97,17 +98,15 @@ class Snapshot:
         return cls(**data)
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """A message that is being published: ``payload`` is the serialized ``PubsubMessage`` without id and time."""
 
     payload: bytes
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = MappingProxyType({})
     ordering_key: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredMessage:
+class StoredMessage(NamedTuple):
     """A message as it lies on disk."""
 
     id: int
@@ -116,8 +115,7 @@ class StoredMessage:
     ordering_key: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(NamedTuple):
     """A message that a subscription still has to deliver or see acknowledged."""
 
     message_id: int
@@ -130,8 +128,7 @@ class Pending:
     attempts: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """One delivery of one message; ``attempt`` is 0 where nobody counts."""
 
     ack_id: str

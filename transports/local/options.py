@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transports.local.encryption import Certificate
+from transports.local.engine import GRACE_SECONDS
 from transports.local.errors import CertificateError
 
 
@@ -19,6 +20,8 @@ class Options:
     tls_key: Path | None = None
     #: Ask for tokens also on loopback; elsewhere they always are.
     require_tokens: bool = False
+    #: Least seconds for which messages stay leased that were so when the broker ended.
+    grace_seconds: float = GRACE_SECONDS
     #: Port of the page for Prometheus, on the same host; 0 takes a free one, None has no such page.
     metrics_port: int | None = None
 

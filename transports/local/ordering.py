@@ -137,8 +137,15 @@ class Lines:
         if not line.free:
             return []
         if line.owner is not None:
-            self._wanted.get(id(line.owner), set()).discard(key)
+            self._forget_wish(id(line.owner), key)
             line.owner = None
         freed = list(line.parked)
         line.parked.clear()
         return freed
+
+    def _forget_wish(self, owner: int, key: str) -> None:
+        wanted = self._wanted.get(owner)
+        if wanted is not None:
+            wanted.discard(key)
+            if not wanted:
+                del self._wanted[owner]

@@ -64,5 +64,6 @@ class PublisherService:
 
     async def publish(self, request: Message) -> Message:
         rules.check_topic_name(request.topic)
+        request.DiscardUnknownFields()
         ids = await self._engine.publish(request.topic, wire.read_drafts(request.messages))
         return wire.request_type("PublishResponse")(message_ids=[str(each) for each in ids])

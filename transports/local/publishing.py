@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transports.local.catalog import Attached, Catalog, KnownTopic
@@ -20,16 +21,27 @@ class _Share:
     attached: Attached
     messages: Sequence[StoredMessage]
 
-    def rows(self) -> Iterable[tuple[int, int, str]]:
-        return [(self.attached.number, each.id, self._key(each)) for each in self.messages]
+    @classmethod
+    def of(cls, attached: Attached, messages: Sequence[StoredMessage], drafts: Sequence[Draft]) -> _Share:
+        if not attached.settings.filter:
+            return cls(attached, messages)
+        pairs = zip(messages, drafts, strict=True)
+        return cls(attached, [message for message, draft in pairs if attached.accepts(draft.attributes)])
+
+    def store(self, tables: Tables, messages: Sequence[StoredMessage]) -> None:
+        """Have the subscription wait for its part of ``messages``, which are stored."""
+        number, ordered = self.attached.number, self.attached.settings.ordered
+        if self.messages is messages:
+            tables.add_all_to_backlog(number, messages[0].id, messages[-1].id, ordered=ordered)
+        else:
+            tables.add_to_backlogs((number, each.id, each.ordering_key if ordered else "") for each in self.messages)
 
     def deliver(self) -> None:
+        ordered = self.attached.settings.ordered
         self.attached.dispatcher.add(
-            Pending(each.id, each.published_us, len(each.payload), self._key(each)) for each in self.messages
+            Pending(each.id, each.published_us, len(each.payload), each.ordering_key if ordered else "")
+            for each in self.messages
         )
-
-    def _key(self, message: StoredMessage) -> str:
-        return message.ordering_key if self.attached.settings.ordered else ""
 
 
 class Publishing:
@@ -40,52 +52,56 @@ class Publishing:
         self._catalog = catalog
         self._housekeeper = housekeeper
 
-    async def publish(self, topic: str, drafts: Sequence[Draft], also: Change | None = None) -> list[int]:
-        """Store messages for everybody who takes them now; return their ids.
+    def publish(self, topic: str, drafts: Sequence[Draft], also: Change | None = None) -> asyncio.Future[list[int]]:
+        """Begin to store messages for everybody who takes them now; the future is their ids.
 
         Args:
             topic: Its name.
-            drafts: The messages.
+            drafts: The messages, one or more.
             also: A change that is made together with it, or not at all.
         """
         known = self._catalog.topic(topic)
         published_us = self._ledger.publish_time_us()
+        ids = self._ledger.next_messages(len(drafts))
         messages = [
-            StoredMessage(self._ledger.next("messages"), published_us, each.payload, each.ordering_key)
-            for each in drafts
+            StoredMessage(number, published_us, each.payload, each.ordering_key)
+            for number, each in zip(ids, drafts, strict=True)
         ]
-        pairs = list(zip(messages, drafts, strict=True))
-        shares = [
-            _Share(
-                each,
-                [message for message, draft in pairs if each.accepts(draft.attributes)],
-            )
-            for each in self._catalog.subscriptions_of(topic)
-        ]
-        await self._ledger.commit(self._change(known, messages, shares, also))
-        for share in shares:
-            if share.messages:
-                self._housekeeper.expect_expiry(share.attached, published_us)
-                share.deliver()
-        self._housekeeper.expect_topic_expiry(known, published_us)
-        return [each.id for each in messages]
+        shares = [_Share.of(each, messages, drafts) for each in self._catalog.subscriptions_of(topic)]
+        reserved = self._ledger.reserve(ids[-1])
 
-    def _change(
-        self, topic: KnownTopic, messages: Sequence[StoredMessage], shares: Sequence[_Share], also: Change | None
-    ) -> Change:
-        keepers = self._catalog.keepers_of(topic)
-        wanted = {each.id for share in shares for each in share.messages}
-        stored = messages if keepers else [each for each in messages if each.id in wanted]
-        last = messages[-1].id
+        def stored() -> list[int]:
+            self._ledger.reserved(reserved)
+            for share in shares:
+                if share.messages:
+                    self._housekeeper.expect_expiry(share.attached, published_us)
+                    share.deliver()
+            self._housekeeper.expect_topic_expiry(known, published_us)
+            return list(ids)
+
+        store = self._change(known, messages, shares)
 
         def change(tables: Tables) -> None:
-            tables.save_counter("messages", last)
-            tables.add_messages(stored)
-            for share in shares:
-                tables.add_to_backlogs(share.rows())
-            if keepers:
-                tables.keep((keeper, each.id) for each in stored for keeper in keepers)
+            if reserved is not None:
+                tables.save_counter("messages", reserved)
+            store(tables)
             if also is not None:
                 also(tables)
+
+        return self._ledger.begin(change, stored)
+
+    def _change(self, topic: KnownTopic, messages: Sequence[StoredMessage], shares: Sequence[_Share]) -> Change:
+        keepers = self._catalog.keepers_of(topic)
+        wanted = messages
+        if not keepers and not any(len(share.messages) == len(messages) for share in shares):
+            ids = {each.id for share in shares for each in share.messages}
+            wanted = [each for each in messages if each.id in ids]
+
+        def change(tables: Tables) -> None:
+            tables.add_messages(wanted)
+            for share in shares:
+                share.store(tables, messages)
+            if keepers:
+                tables.keep((keeper, each.id) for each in wanted for keeper in keepers)
 
         return change

@@ -1,4 +1,9 @@
-"""Seeking and snapshots: which messages of a subscription count as acknowledged, changed all at once."""
+"""Seeking and snapshots: which messages of a subscription count as acknowledged, changed all at once.
+
+Whatever takes long is done in pieces, between which others write. What a piece brings back stays unseen until the last
+one. A seek that was not answered, because the disk refused or the broker ended, may have been carried out in part: then
+some of what it was to acknowledge is acknowledged.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,9 @@ from dataclasses import replace
 
 from transports.local import wire
 from transports.local.catalog import Attached, Catalog, KnownSnapshot
+from transports.local.database import StorageError
 from transports.local.errors import FailedPreconditionError, UnavailableError
-from transports.local.housekeeping import Housekeeper
+from transports.local.housekeeping import PIECE_MESSAGES, Housekeeper
 from transports.local.ledger import Ledger, now_us, save_keeper
 from transports.local.model import DELETED_TOPIC, Snapshot
 from transports.local.tables import Accepts, Replay, Tables, Tally
@@ -20,6 +26,9 @@ logger = logging.getLogger(__name__)
 _SNAPSHOT_SECONDS = 7 * 86400
 #: Seconds that a new snapshot must have left to live.
 _MIN_SNAPSHOT_SECONDS = 3600
+
+#: A part of a long change: takes the id where the last part ended, returns the one where it ended, None at the end.
+Piece = Callable[[Tables, int], int | None]
 
 
 class Replays:
@@ -32,74 +41,57 @@ class Replays:
 
     async def seek_to_time(self, name: str, published_us: int) -> None:
         """Acknowledge what was published before, and bring back what was published since and is still kept."""
-        async with self._ledger.changing:
-            attached = self._catalog.subscription(name)
-            keep = attached.settings.retain_acked
-
-            def change(tables: Tables) -> int:
-                floor = tables.last_before(published_us)
-                if floor < attached.floor:
-                    # What is still being swept was acknowledged, and must not come back by the way.
-                    tables.sweep_backlog(attached.number, until=attached.floor, keep=keep)
-                tables.set_floor(attached.number, floor)
-                tables.replay(self._replay(attached, floor, [attached.number, *self._topic_keeper(attached)]))
-                return floor
-
-            await self._change_backlog(attached, change)
-        self._after(attached)
+        attached = self._catalog.subscription(name)
+        async with attached.changing:
+            floor = self._last_before(published_us)
+            pieces = [self._bring_back(attached, floor, source) for source in self._keepers(attached)]
+            if floor < attached.floor:
+                # What is still being swept was acknowledged, and must not come back by the way.
+                pieces.insert(0, self._sweep(attached))
+            await self._seek(attached, floor, pieces)
         logger.info("sought %s to a time", name)
 
     async def seek_to_snapshot(self, name: str, snapshot_name: str) -> None:
         """Have exactly that unacknowledged what was so when the snapshot was made, or was published since."""
-        async with self._ledger.changing:
-            attached, snapshot = self._catalog.subscription(name), self._catalog.snapshot(snapshot_name)
+        attached, snapshot = self._catalog.subscription(name), self._catalog.snapshot(snapshot_name)
+        async with attached.changing, snapshot.gate:
+            self._catalog.require(snapshot)
             topic = snapshot.settings.topic
             if topic != attached.settings.topic or topic == DELETED_TOPIC:
                 raise FailedPreconditionError(
                     f"The subscription's topic {attached.settings.topic} is not that of the snapshot, {topic}."
                 )
-
-            def change(tables: Tables) -> int:
-                tables.retreat(attached.number, snapshot.number, keep=attached.settings.retain_acked)
-                tables.replay(self._replay(attached, 0, [snapshot.number]))
-                return 0
-
-            await self._change_backlog(attached, change, keep_leases=False)
-        self._after(attached)
+            pieces = [
+                self._sweep(attached),
+                self._bring_back(attached, 0, snapshot.number),
+                self._drop_others(attached, snapshot),
+            ]
+            await self._seek(attached, 0, pieces, keep_leases=False)
         logger.info("sought %s to %s", name, snapshot_name)
 
     async def drop_until(self, attached: Attached, message_id: int) -> None:
         """Drop what has become too old."""
-        async with self._ledger.changing:
-            floor = max(attached.floor, message_id)
-
-            def change(tables: Tables) -> int:
-                tables.set_floor(attached.number, floor)
-                return floor
-
-            await self._change_backlog(attached, change)
+        async with attached.changing:
+            await self._change_backlog(attached, max(attached.floor, message_id), [])
 
     async def create_snapshot(self, snapshot: Snapshot, subscription: str) -> Snapshot:
         """Keep what a subscription has not acknowledged, and what its topic gets from now on."""
-        async with self._ledger.changing:
+        self._catalog.require_new_snapshot(snapshot.name)
+        attached = self._catalog.subscription(subscription)
+        async with attached.changing, self._ledger.changing:
+            self._catalog.require(attached)
             self._catalog.require_new_snapshot(snapshot.name)
-            attached = self._catalog.subscription(subscription)
             snapshot = replace(snapshot, topic=attached.settings.topic, expires_us=self._end_of_snapshot(attached))
             known = KnownSnapshot(self._ledger.next_keeper(), snapshot)
-
-            def change(tables: Tables) -> None:
-                save_keeper(tables, known.number)
-                tables.save_snapshot(known.number, snapshot)
-                tables.take_snapshot(known.number, attached.number)
-
-            # First in memory, so that nothing is published between that the snapshot would miss.
-            self._catalog.put_snapshot(known)
-            try:
-                async with attached.gate:
-                    await self._ledger.commit(change)
-            except UnavailableError:
-                self._catalog.forget_snapshot(snapshot.name)
-                raise
+            async with known.gate:
+                # First in memory, so that nothing is published between that the snapshot would miss.
+                self._catalog.put_snapshot(known)
+                try:
+                    await self._take(known, attached)
+                except UnavailableError:
+                    self._catalog.forget_snapshot(snapshot.name)
+                    self._housekeeper.sweep_condemned(known.number)
+                    raise
             self._housekeeper.watch_snapshot(known)
         logger.info("created snapshot %s of %s", snapshot.name, subscription)
         return snapshot
@@ -113,44 +105,121 @@ class Replays:
         return settings
 
     async def delete_snapshot(self, name: str) -> None:
-        async with self._ledger.changing:
-            known = self._catalog.snapshot(name)
+        known = self._catalog.snapshot(name)
+        async with known.gate, self._ledger.changing:
+            self._catalog.require(known)
             await self._ledger.commit(lambda tables: tables.condemn(known.number))
             self._catalog.forget_snapshot(name)
+            self._housekeeper.forget(known)
             self._housekeeper.sweep_condemned(known.number)
         logger.info("deleted snapshot %s", name)
 
-    async def _change_backlog(
-        self, attached: Attached, change: Callable[[Tables], int], *, keep_leases: bool = True
-    ) -> None:
-        """Change a backlog on disk to what lies above the floor that ``change`` returns, and then in memory."""
-        backlog, results = attached.dispatcher.backlog, list[tuple[int, Tally]]()
+    async def _take(self, known: KnownSnapshot, attached: Attached) -> None:
+        """Write a snapshot; until it is complete, it is one of those whose messages are swept."""
+
+        def begin(tables: Tables) -> None:
+            save_keeper(tables, known.number)
+            tables.condemn(known.number)
+
+        def end(tables: Tables) -> None:
+            tables.absolve(known.number)
+            tables.save_snapshot(known.number, known.settings)
+
+        await self._ledger.commit(begin)
         async with attached.gate:
-            backlog.begin_change()
+            await self._in_pieces(
+                attached,
+                lambda tables, after: tables.take_snapshot(
+                    known.number, attached.number, after=after, at_most=PIECE_MESSAGES
+                ),
+            )
+        await self._ledger.commit(end)
+
+    async def _seek(self, attached: Attached, floor: int, pieces: list[Piece], *, keep_leases: bool = True) -> None:
+        try:
+            await self._change_backlog(attached, floor, pieces, keep_leases=keep_leases)
+        finally:
+            self._housekeeper.sweep(attached)
+            self._housekeeper.watch(attached)
+            attached.dispatcher.pump()
+
+    async def _change_backlog(
+        self, attached: Attached, floor: int, pieces: list[Piece], *, keep_leases: bool = True
+    ) -> None:
+        """Change a backlog on disk, then in memory, to what lies above a floor."""
+        backlog = attached.dispatcher.backlog
+        backlog.begin_change()
+        try:
+            for piece in pieces:
+                await self._in_pieces(attached, piece)
+            async with attached.gate:
+                self._catalog.require(attached)
+                tally = await self._ledger.ask(lambda tables: _finish(tables, attached, floor, keep_leases))
+                attached.floor = floor
+                backlog.end_change(tally, floor, keep_leases=keep_leases)
+        except Exception:
+            await self._give_up(attached)
+            raise
+
+    async def _give_up(self, attached: Attached) -> None:
+        """Follow in memory what was done on disk until the disk refused."""
+        backlog = attached.dispatcher.backlog
+        async with attached.gate:
             try:
-                await self._ledger.commit(
-                    lambda tables: results.append((change(tables), tables.tally(attached.number)))
-                )
-            finally:
-                if results:
-                    attached.floor, tally = results[-1]
-                    backlog.end_change(tally, attached.floor, keep_leases=keep_leases)
-                else:
-                    backlog.end_change()
+                tally = await self._ledger.ask(lambda tables: tables.tally(attached.number))
+            except UnavailableError:
+                backlog.end_change()
+            else:
+                backlog.end_change(tally, attached.floor)
 
-    def _after(self, attached: Attached) -> None:
-        self._housekeeper.sweep(attached)
-        self._housekeeper.watch(attached)
-        attached.dispatcher.pump()
+    async def _in_pieces(self, attached: Attached, piece: Piece) -> None:
+        after: int | None = 0
+        while after is not None:
+            self._catalog.require(attached)
+            start = after
+            after = await self._ledger.ask(lambda tables: piece(tables, start))  # noqa: B023 - carried out at once
 
-    def _replay(self, attached: Attached, after: int, sources: list[int]) -> Replay:
-        return Replay(attached.number, after, sources, attached.settings.ordered, _payload_filter(attached))
+    @staticmethod
+    def _sweep(attached: Attached) -> Piece:
+        def piece(tables: Tables, after: int) -> int | None:
+            swept = tables.sweep_backlog(
+                attached.number,
+                until=attached.floor,
+                keep=attached.settings.retain_acked,
+                at_most=PIECE_MESSAGES,
+            )
+            return after if swept else None
 
-    def _topic_keeper(self, attached: Attached) -> list[int]:
+        return piece
+
+    @staticmethod
+    def _bring_back(attached: Attached, floor: int, source: int) -> Piece:
+        replay = Replay(attached.number, floor, source, attached.settings.ordered, _payload_filter(attached))
+        return lambda tables, after: tables.bring_back(replay, after=after, at_most=PIECE_MESSAGES)
+
+    @staticmethod
+    def _drop_others(attached: Attached, snapshot: KnownSnapshot) -> Piece:
+        return lambda tables, after: tables.drop_others(
+            attached.number,
+            snapshot.number,
+            after=after,
+            at_most=PIECE_MESSAGES,
+            keep=attached.settings.retain_acked,
+        )
+
+    def _keepers(self, attached: Attached) -> list[int]:
+        """Return the numbers of those that have what a subscription could see again."""
+        numbers = [attached.number] if attached.settings.retain_acked else []
         if attached.settings.topic == DELETED_TOPIC or attached.settings.detached:
-            return []
+            return numbers
         topic = self._catalog.topic(attached.settings.topic)
-        return [topic.number] if topic.settings.retention_seconds is not None else []
+        return [*numbers, topic.number] if topic.settings.retention_seconds is not None else numbers
+
+    def _last_before(self, published_us: int) -> int:
+        try:
+            return self._ledger.database.last_before(published_us)
+        except StorageError as exc:
+            raise UnavailableError(str(exc)) from exc
 
     def _end_of_snapshot(self, attached: Attached) -> int:
         oldest_us = attached.oldest_published_us
@@ -161,6 +230,13 @@ class Replays:
                 "The subscription's oldest message is so old that the snapshot would end in less than an hour."
             )
         return end
+
+
+def _finish(tables: Tables, attached: Attached, floor: int, keep_leases: bool) -> Tally:
+    tables.set_floor(attached.number, floor)
+    if not keep_leases:
+        tables.end_leases(attached.number)
+    return tables.tally(attached.number)
 
 
 def _payload_filter(attached: Attached) -> Accepts | None:

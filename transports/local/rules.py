@@ -51,7 +51,8 @@ MAX_LABEL_CHARACTERS = 63
 
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9\-_.~+%]{2,254}")
 _LABEL_RULE = f"up to {MAX_LABEL_CHARACTERS} lowercase letters, digits, '-' and '_'"
-_PROJECT = re.compile(r"projects/[^/]+")
+#: No id has blanks or control characters, which could forge lines of the log.
+_PROJECT = re.compile(r"projects/[!-.0-~]{1,255}")
 
 
 def check_project(name: str) -> None:

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 #: The database's name inside the data directory.
 DATABASE_NAME = "broker.db"
+_MAKE_TOKEN = "studio broker token create, or python -m transports.local token create"
 
 
 @asynccontextmanager
@@ -40,7 +41,7 @@ async def running(data: Path, host: str, port: int, options: Options | None = No
         writer = Writer(database)
         writer.start()
         try:
-            engine = Engine(database, writer)
+            engine = Engine(database, writer, grace_seconds=options.grace_seconds)
             await engine.start()
             counters = Counters()
             async with (
@@ -76,7 +77,7 @@ def _guard(data: Path, host: str, options: Options) -> Guard:
         if options.certificate is None:
             raise HostError(host, "TLS", "name a certificate and its key (--tls-cert, --tls-key)")
         if not there_are_some:
-            raise HostError(host, "tokens", "make one (studio broker token create)")
+            raise HostError(host, "tokens", f"make one ({_MAKE_TOKEN})")
     return guard
 
 

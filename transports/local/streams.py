@@ -82,7 +82,7 @@ async def _settle(engine: Engine, attached: Attached, request: Message, pipe: Pi
         confirmation = response.modify_ack_deadline_confirmation
         (confirmation.invalid_ack_ids if stale else confirmation.ack_ids).append(ack_id)
     if request.ack_ids:
-        stale = await asyncio.shield(engine.acknowledge(name, list(request.ack_ids)))
+        stale = await engine.acknowledge(name, request.ack_ids)
         response.acknowledge_confirmation.invalid_ack_ids.extend(stale)
         response.acknowledge_confirmation.ack_ids.extend(set(request.ack_ids) - set(stale))
     if attached.settings.exactly_once and (request.ack_ids or request.modify_deadline_ack_ids):

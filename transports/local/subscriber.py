@@ -9,7 +9,7 @@ from contextlib import suppress
 from transports.local import paging, resources, rules, wire
 from transports.local.delivery import Consumer
 from transports.local.engine import Engine
-from transports.local.errors import InvalidArgumentError, NotFoundError, StaleAckIdsError
+from transports.local.errors import InvalidArgumentError, NotFoundError, NotSupportedError, StaleAckIdsError
 from transports.local.model import Delivery, Subscription
 from transports.local.wire import Message
 
@@ -91,6 +91,14 @@ class SubscriberService:
         rules.check_extension(request.ack_deadline_seconds)
         stale = self._engine.modify_ack_deadline(request.subscription, request.ack_ids, request.ack_deadline_seconds)
         self._report(request, stale)
+        return wire.EMPTY()
+
+    async def modify_push_config(self, request: Message) -> Message:
+        """Leave a subscription as it is if it is asked to be pulled from; anything else is not implemented."""
+        rules.check_subscription_name(request.subscription)
+        self._engine.catalog.subscription(request.subscription)
+        if request.push_config.ByteSize():
+            raise NotSupportedError("The local broker does not push: pull from the subscription instead.")
         return wire.EMPTY()
 
     async def test_permissions(self, request: Message) -> Message:

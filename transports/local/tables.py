@@ -3,7 +3,8 @@
 A *keeper* is whoever needs messages: a subscription, a snapshot, a topic that retains; their numbers are never used
 twice. ``backlog`` is what a subscription still has to see acknowledged, ``kept`` is what a keeper may bring back. A
 payload is stored once, however many keepers need it, and goes with the last of them. What lies in the backlog at or
-below a subscription's *floor* counts as acknowledged; it is swept later, in small pieces.
+below a subscription's *floor* counts as acknowledged; it is swept later, in small pieces. ``leased`` is when a lease
+ends, in microseconds since 1970; 0 if there is none.
 """
 
 from __future__ import annotations
@@ -61,11 +62,11 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Which messages come back to a subscription: those after an id, out of what some keepers kept."""
+    """Which messages come back to a subscription: those after an id, out of what a keeper kept."""
 
     subscription: int
     after: int
-    sources: Sequence[int]
+    source: int
     ordered: bool
     accepts: Accepts | None
 
@@ -98,7 +99,7 @@ class Tables:
         self._connection.execute("UPDATE subscriptions SET used_us = ? WHERE id = ?", (used_us, subscription))
 
     def condemn(self, keeper: int) -> None:
-        """Remove a topic, subscription or snapshot; what it needed is swept later."""
+        """Remove a topic, subscription or snapshot, or have one end that is begun; what it needed is swept later."""
         for table in ("topics", "subscriptions", "snapshots"):
             self._connection.execute(f"DELETE FROM {table} WHERE id = ?", (keeper,))
         self._connection.execute("INSERT OR IGNORE INTO condemned VALUES (?)", (keeper,))
@@ -115,6 +116,14 @@ class Tables:
         """Have subscriptions wait for messages: number, message id, ordering key (empty where no order is kept)."""
         self._connection.executemany("INSERT INTO backlog VALUES (?, ?, ?)", rows)
 
+    def add_all_to_backlog(self, subscription: int, first: int, last: int, *, ordered: bool) -> None:
+        """Have a subscription wait for all messages with ids from ``first`` to ``last``."""
+        self._connection.execute(
+            "INSERT INTO backlog SELECT ?1, id, CASE ?2 WHEN 1 THEN ordering_key ELSE '' END FROM messages"
+            " WHERE id BETWEEN ?3 AND ?4",
+            (subscription, int(ordered), first, last),
+        )
+
     def keep(self, rows: Iterable[tuple[int, int]]) -> None:
         """Keep messages for topics and snapshots: number, message id."""
         self._connection.executemany("INSERT INTO kept VALUES (?, ?)", rows)
@@ -129,11 +138,18 @@ class Tables:
         else:
             self._collect(messages)
 
-    def note_deliveries(self, subscription: int, delivered: Iterable[Pending]) -> None:
-        """Remember the latest delivery of messages, and that they are leased."""
+    def note_deliveries(self, subscription: int, delivered: Iterable[Pending], until_us: int) -> None:
+        """Remember the latest delivery of messages, and until when they are leased, in microseconds since 1970."""
         self._connection.executemany(
-            "INSERT OR REPLACE INTO deliveries VALUES (?, ?, ?, ?, 1)",
-            [(subscription, each.message_id, each.token, each.attempts) for each in delivered],
+            "INSERT OR REPLACE INTO deliveries VALUES (?, ?, ?, ?, ?)",
+            [(subscription, each.message_id, each.token, each.attempts, until_us) for each in delivered],
+        )
+
+    def note_extensions(self, subscription: int, leases: Iterable[tuple[int, int]]) -> None:
+        """Remember until when messages are leased: id, microseconds since 1970."""
+        self._connection.executemany(
+            "UPDATE deliveries SET leased = ? WHERE keeper = ? AND message = ?",
+            [(until_us, subscription, message) for message, until_us in leases],
         )
 
     def note_returns(self, subscription: int, messages: Iterable[int]) -> None:
@@ -146,78 +162,87 @@ class Tables:
     def set_floor(self, subscription: int, floor: int) -> None:
         self._connection.execute("UPDATE subscriptions SET floor = ? WHERE id = ?", (floor, subscription))
 
-    def last_before(self, published_us: int) -> int:
-        """Return the highest id that was published earlier, or one below the lowest; ids are in the order of time."""
-        return last_before(self._connection, published_us)
-
     def tally(self, subscription: int) -> Tally:
         return tally(self._connection, subscription)
 
-    def take_snapshot(self, snapshot: int, subscription: int) -> None:
-        """Keep for a snapshot what a subscription has not acknowledged."""
-        self._connection.execute(
-            "INSERT OR IGNORE INTO kept SELECT ?1, message FROM backlog WHERE keeper = ?2"
-            " AND message > (SELECT floor FROM subscriptions WHERE id = ?2)",
-            (snapshot, subscription),
+    def take_snapshot(self, snapshot: int, subscription: int, *, after: int, at_most: int) -> int | None:
+        """Keep for a snapshot some of what a subscription has not acknowledged; return the last id, None at the end."""
+        sql = (
+            "SELECT message FROM backlog WHERE keeper = ?1 AND message > ?2"
+            " AND message > (SELECT floor FROM subscriptions WHERE id = ?1) ORDER BY message LIMIT ?3"
         )
+        messages = self._ids(sql, (subscription, after, at_most))
+        rows = [(snapshot, each) for each in messages]
+        self._connection.executemany("INSERT OR IGNORE INTO kept VALUES (?, ?)", rows)
+        return messages[-1] if messages else None
 
-    def replay(self, replay: Replay) -> None:
-        """Bring messages back into a backlog."""
+    def bring_back(self, replay: Replay, *, after: int, at_most: int) -> int | None:
+        """Bring some messages back into a backlog; return the id of the last, None at the end."""
+        after = max(after, replay.after)
+        sql = "SELECT message FROM kept WHERE keeper = ? AND message > ? ORDER BY message LIMIT ?"
+        messages = self._ids(sql, (replay.source, after, at_most))
+        if not messages:
+            return None
         self._connection.create_function("accepts", 1, replay.accepts or (lambda payload: True))
-        for source in replay.sources:
-            self._connection.execute(
-                "INSERT OR IGNORE INTO backlog"
-                " SELECT ?1, id, CASE ?2 WHEN 1 THEN ordering_key ELSE '' END FROM kept JOIN messages ON id = message"
-                " WHERE keeper = ?3 AND message > ?4 AND accepts(payload)",
-                (replay.subscription, int(replay.ordered), source, replay.after),
-            )
         self._connection.execute(
-            "DELETE FROM kept WHERE keeper = ?1 AND message IN (SELECT message FROM backlog WHERE keeper = ?1)",
-            (replay.subscription,),
+            "INSERT OR IGNORE INTO backlog"
+            " SELECT ?1, id, CASE ?2 WHEN 1 THEN ordering_key ELSE '' END FROM kept JOIN messages ON id = message"
+            " WHERE keeper = ?3 AND message > ?4 AND message <= ?5 AND accepts(payload)",
+            (replay.subscription, int(replay.ordered), replay.source, after, messages[-1]),
         )
-
-    def retreat(self, subscription: int, snapshot: int, *, keep: bool) -> None:
-        """Acknowledge whatever is not in a snapshot, and end all leases."""
-        self._connection.execute("UPDATE deliveries SET leased = 0 WHERE keeper = ?", (subscription,))
-        rows = self._connection.execute(
-            "DELETE FROM backlog WHERE keeper = ?1"
-            " AND NOT EXISTS (SELECT 1 FROM kept WHERE kept.keeper = ?2 AND kept.message = backlog.message)"
-            " RETURNING message",
-            (subscription, snapshot),
+        self._connection.execute(
+            "DELETE FROM kept WHERE keeper = ?1 AND message > ?2 AND message <= ?3"
+            " AND message IN (SELECT message FROM backlog WHERE keeper = ?1 AND message > ?2 AND message <= ?3)",
+            (replay.subscription, after, messages[-1]),
         )
-        gone = [message for (message,) in rows.fetchall()]
-        self.settle(subscription, gone, keep=keep)
-        self.set_floor(subscription, 0)
+        return messages[-1]
 
-    def sweep_backlog(self, subscription: int, *, until: int, keep: bool, at_most: int = -1) -> int:
+    def drop_others(self, subscription: int, snapshot: int, *, after: int, at_most: int, keep: bool) -> int | None:
+        """Acknowledge some of what is not in a snapshot; return the last id that was looked at, None at the end."""
+        sql = "SELECT message FROM backlog WHERE keeper = ? AND message > ? ORDER BY message LIMIT ?"
+        messages = self._ids(sql, (subscription, after, at_most))
+        if not messages:
+            return None
+        strange = (
+            "SELECT message FROM backlog WHERE keeper = ?1 AND message > ?2 AND message <= ?3"
+            " AND NOT EXISTS (SELECT 1 FROM kept WHERE kept.keeper = ?4 AND kept.message = backlog.message)"
+        )
+        self.settle(subscription, self._ids(strange, (subscription, after, messages[-1], snapshot)), keep=keep)
+        return messages[-1]
+
+    def end_leases(self, subscription: int) -> None:
+        self._connection.execute("UPDATE deliveries SET leased = 0 WHERE keeper = ? AND leased <> 0", (subscription,))
+
+    def sweep_backlog(self, subscription: int, *, until: int, keep: bool, at_most: int) -> int:
         """Settle what lies at or below an id; return how many there were, ``at_most`` at a time."""
-        found = self._connection.execute(
-            "SELECT message FROM backlog WHERE keeper = ? AND message <= ? LIMIT ?", (subscription, until, at_most)
-        ).fetchall()
-        self.settle(subscription, [message for (message,) in found], keep=keep)
-        return len(found)
+        sql = "SELECT message FROM backlog WHERE keeper = ? AND message <= ? LIMIT ?"
+        messages = self._ids(sql, (subscription, until, at_most))
+        self.settle(subscription, messages, keep=keep)
+        return len(messages)
 
     def floor(self, subscription: int) -> int:
         row = self._connection.execute("SELECT floor FROM subscriptions WHERE id = ?", (subscription,)).fetchone()
         return int(row[0]) if row else 0
 
-    def sweep_kept(self, keeper: int, *, until: int, at_most: int = -1) -> int:
+    def sweep_kept(self, keeper: int, *, until: int, at_most: int) -> int:
         """Give up what was kept at or below an id; return how many there were, ``at_most`` at a time."""
-        found = self._connection.execute(
+        messages = self._ids(
             "SELECT message FROM kept WHERE keeper = ? AND message <= ? LIMIT ?", (keeper, until, at_most)
-        ).fetchall()
-        messages = [message for (message,) in found]
+        )
         pairs = [(keeper, each) for each in messages]
         self._connection.executemany("DELETE FROM kept WHERE keeper = ? AND message = ?", pairs)
         self._collect(messages)
-        return len(found)
+        return len(messages)
+
+    def _ids(self, sql: str, parameters: tuple[int, ...]) -> list[int]:
+        return [message for (message,) in self._connection.execute(sql, parameters).fetchall()]
 
     def _collect(self, messages: Iterable[int]) -> None:
         self._connection.executemany(_COLLECT, [(each,) for each in messages])
 
 
 def last_before(connection: sqlite3.Connection, published_us: int) -> int:
-    """Search the boundary by halves: ids are in the order of publish times."""
+    """Return the highest id that was published earlier, or one below the lowest; ids are in the order of time."""
     lowest, highest = connection.execute("SELECT coalesce(min(id), 1), coalesce(max(id), 0) FROM messages").fetchone()
     low, high = int(lowest), int(highest) + 1
     while low < high:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from google.iam.v1 import iam_policy_pb2
@@ -19,6 +20,11 @@ Message = Any
 
 def request_type(name: str) -> Any:
     """Return the protobuf class of a Pub/Sub request or response."""
+    return _class_of(name)
+
+
+@cache
+def _class_of(name: str) -> Any:
     return getattr(types, name).pb()
 
 
@@ -61,16 +67,17 @@ def add_attributes(payload: bytes, attributes: Mapping[str, str]) -> Draft:
 def _read_draft(message: Message) -> Draft:
     if not message.data and not message.attributes:
         raise InvalidArgumentError("A message must have data or at least one attribute.")
-    _check_attributes(message.attributes)
+    if message.attributes:
+        _check_attributes(message.attributes)
     rules.check_ordering_key(message.ordering_key)
-    stored = request_type("PubsubMessage")(
-        data=message.data, attributes=message.attributes, ordering_key=message.ordering_key
-    )
-    return _draft(stored)
+    # Those two are the broker's to say.
+    message.ClearField("message_id")
+    message.ClearField("publish_time")
+    return _draft(message)
 
 
 def _draft(message: Message) -> Draft:
-    return Draft(message.SerializeToString(), dict(message.attributes), message.ordering_key)
+    return Draft(message.SerializeToString(), message.attributes, message.ordering_key)
 
 
 def _check_attributes(attributes: Mapping[str, str]) -> None:

@@ -1,10 +1,13 @@
-"""Group commit: whoever asks for a change while a transaction is under way shares the next one."""
+"""Who writes to the database: a thread of its own, or whoever asks for it while that thread has nothing to do.
+
+Whoever asks the thread for changes while a transaction is under way shares the next one.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 
@@ -13,34 +16,53 @@ from transports.local.tables import Tables
 
 logger = logging.getLogger(__name__)
 
-Change = Callable[[Tables], None]
+Change = Callable[[Tables], object]
+_Asked = tuple[Sequence[Change], Future[None]]
 
-#: Most changes in one transaction, so that the first of them does not wait for too many others.
-_MAX_CHANGES = 1000
+#: Most requests that share a transaction, so that the first of them does not wait for too many others.
+_MAX_ASKED = 1000
 
 
 class Writer:
-    """The thread that writes. Changes are committed in the order in which they were submitted."""
+    """Makes changes in the order in which they were submitted; those of one call are all made, or none is."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._queue: SimpleQueue[tuple[Change, Future[None]] | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Asked | None] = SimpleQueue()
         self._stopped = False
+        #: Held by whoever writes.
+        self._writing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="broker-writer", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, change: Change) -> Future[None]:
-        """Ask for a change; the future is done when it is on disk, and fails with ``StorageError``."""
+    def submit(self, *changes: Change) -> Future[None]:
+        """Ask the thread for changes; the future is done when they are on disk, and fails with ``StorageError``."""
         future: Future[None] = Future()
         # A commit that somebody stopped waiting for happens all the same.
         future.set_running_or_notify_cancel()
         if self._stopped:
-            future.set_exception(StorageError("The broker is stopping."))
+            future.set_exception(_stopping())
         else:
-            self._queue.put((change, future))
+            self._queue.put((changes, future))
         return future
+
+    def commit_here(self, changes: Sequence[Change]) -> bool:
+        """Make changes on the caller's thread, unless the other is at work; say whether that was done.
+
+        Raises:
+            StorageError: The disk refused, and nothing has changed.
+        """
+        if not self._queue.empty() or not self._writing.acquire(blocking=False):
+            return False
+        try:
+            if self._stopped:
+                raise _stopping()
+            self._commit(changes)
+        finally:
+            self._writing.release()
+        return True
 
     def stop(self) -> None:
         """Commit what was submitted, then end."""
@@ -53,15 +75,15 @@ class Writer:
         while going_on:
             group, going_on = self._next_group()
             if group:
-                self._commit(group)
+                self._commit_group(group)
 
-    def _next_group(self) -> tuple[list[tuple[Change, Future[None]]], bool]:
-        """Wait for a change; return it with all that are there, and False after the last one ever."""
-        group = []
+    def _next_group(self) -> tuple[list[_Asked], bool]:
+        """Wait for a request; return it with all that are there, and False after the last one ever."""
+        group: list[_Asked] = []
         item = self._queue.get()
         while item is not None:
             group.append(item)
-            if len(group) >= _MAX_CHANGES:
+            if len(group) >= _MAX_ASKED:
                 return group, True
             try:
                 item = self._queue.get_nowait()
@@ -69,23 +91,29 @@ class Writer:
                 return group, True
         return group, False
 
-    def _commit(self, group: list[tuple[Change, Future[None]]]) -> None:
+    def _commit_group(self, group: list[_Asked]) -> None:
         try:
-            with self._database.transaction() as tables:
-                for change, _ in group:
-                    change(tables)
-        except StorageError as exc:
-            logger.error("%s", exc)
-            _fail(group, exc)
-        except Exception as exc:
-            # The thread must outlive a bug in one change, else every later request would hang.
-            logger.exception("a change could not be made")
-            _fail(group, exc)
+            with self._writing:
+                self._commit(change for changes, _ in group for change in changes)
+        except Exception as exc:  # noqa: BLE001 - logged; the thread must outlive it, else later requests would hang
+            for _, future in group:
+                future.set_exception(exc)
         else:
             for _, future in group:
                 future.set_result(None)
 
+    def _commit(self, changes: Iterable[Change]) -> None:
+        try:
+            with self._database.transaction() as tables:
+                for change in changes:
+                    change(tables)
+        except StorageError as exc:
+            logger.error("%s", exc)
+            raise
+        except Exception:
+            logger.exception("a change could not be made")
+            raise
 
-def _fail(group: list[tuple[Change, Future[None]]], error: Exception) -> None:
-    for _, future in group:
-        future.set_exception(error)
+
+def _stopping() -> StorageError:
+    return StorageError("The broker is stopping.")

@@ -94,6 +94,15 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def _sync_directory(path: Path) -> None:
+    """Have a revoked token stay revoked over a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class TokenFile:
     """The tokens of one data directory; every call reads what is on disk now."""
 
@@ -198,3 +207,4 @@ class TokenFile:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self._path)
+        _sync_directory(self._data)

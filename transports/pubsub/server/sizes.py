@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ _TIME_SERIES = "/google.monitoring.v3.MetricService/ListTimeSeries"
 _MONITORING = "monitoring.googleapis.com:443"
 _MONITORING_SCOPES = ("https://www.googleapis.com/auth/monitoring.read",)
 _METRIC = "pubsub.googleapis.com/subscription/num_undelivered_messages"
+_AGE_METRIC = "pubsub.googleapis.com/subscription/oldest_unacked_message_age"
 #: Seconds that are looked back: a value a minute is taken, and shown two minutes later.
 _WINDOW_SECONDS = 600
 #: Most subscriptions asked for in one call: a filter has its limits.
@@ -38,6 +39,16 @@ class Size:
     messages: int
     #: Who reads it; None: not known.
     consumers: int | None = None
+
+
+@dataclass(frozen=True)
+class Monitored:
+    """What Monitoring said last of a subscription, up to two minutes ago."""
+
+    #: Messages that are not acknowledged, with those that are leased.
+    messages: int
+    #: Seconds since the oldest of them was published; None: there is none, or it is not known.
+    oldest_age_seconds: float | None
 
 
 class Sizes:
@@ -58,6 +69,20 @@ class Sizes:
             return None
         return None if found is None else {name: found[name] for name in names if name in found}
 
+    def monitored(self, prefix: str) -> dict[str, Monitored]:
+        """Return what Monitoring knows of all subscriptions whose names begin with a prefix, by name.
+
+        Raises:
+            ImportError: The package ``google-cloud-monitoring`` is not installed.
+            TransportError: Monitoring does not answer, or refuses.
+        """
+        some = f'resource.labels.subscription_id = starts_with("{prefix}")'
+        ages = dict(self._newest(_AGE_METRIC, some))
+        return {
+            name: Monitored(messages, float(ages[name]) if messages and name in ages else None)
+            for name, messages in self._newest(_METRIC, some)
+        }
+
     def _from_broker(self) -> dict[str, Size]:
         from google.protobuf.json_format import MessageToDict
         from google.protobuf.struct_pb2 import Struct
@@ -72,27 +97,35 @@ class Sizes:
         }
 
     def _from_monitoring(self, names: Sequence[str]) -> dict[str, Size] | None:
-        try:
-            from google.cloud.monitoring_v3.types import ListTimeSeriesRequest, ListTimeSeriesResponse
-        except ImportError:
-            return None
         found: dict[str, Size] = {}
-        now = int(time.time())
         for start in range(0, len(names), _AT_A_TIME):
             anyone = " OR ".join(
                 f'resource.labels.subscription_id = "{name}"' for name in names[start : start + _AT_A_TIME]
             )
-            request = ListTimeSeriesRequest.pb()(
-                name=f"projects/{self._calls.project}",
-                filter=f'metric.type = "{_METRIC}" AND ({anyone})',
-                interval={"start_time": {"seconds": now - _WINDOW_SECONDS}, "end_time": {"seconds": now}},
-            )
-            answer = self._ask(self._channel(), _TIME_SERIES, request, ListTimeSeriesResponse.pb())
-            # The newest point comes first.
-            for series in answer.time_series:
-                if series.points:
-                    found[series.resource.labels["subscription_id"]] = Size(series.points[0].value.int64_value)
+            try:
+                found.update({name: Size(messages) for name, messages in self._newest(_METRIC, anyone)})
+            except ImportError:
+                return None
         return found
+
+    def _newest(self, metric: str, which: str) -> Iterator[tuple[str, int]]:
+        """Yield the newest value of a metric for each subscription that a filter takes, page by page."""
+        from google.cloud.monitoring_v3.types import ListTimeSeriesRequest, ListTimeSeriesResponse
+
+        now = int(time.time())
+        request = ListTimeSeriesRequest.pb()(
+            name=f"projects/{self._calls.project}",
+            filter=f'metric.type = "{metric}" AND ({which})',
+            interval={"start_time": {"seconds": now - _WINDOW_SECONDS}, "end_time": {"seconds": now}},
+        )
+        while True:
+            answer = self._ask(self._channel(), _TIME_SERIES, request, ListTimeSeriesResponse.pb())
+            for series in answer.time_series:
+                if series.points:  # the newest comes first
+                    yield series.resource.labels["subscription_id"], series.points[0].value.int64_value
+            if not answer.next_page_token:
+                return
+            request.page_token = answer.next_page_token
 
     def _channel(self) -> Any:
         if self._monitoring is None:

@@ -29,6 +29,8 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
+    # With exactly-once delivery the ack ids that were refused come in the metadata, up to a thousand at a time.
+    ("grpc.max_metadata_size", 4 * 1024 * 1024),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 5_000),

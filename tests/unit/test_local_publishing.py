@@ -1,0 +1,110 @@
+"""Numbering what is published: no id is given out twice, whatever happens between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transports.local.database import Database
+from transports.local.delivery import Consumer
+from transports.local.engine import Engine
+from transports.local.errors import UnavailableError
+from transports.local.model import Draft, Subscription, Topic
+from transports.local.writer import Writer
+
+TOPIC = Topic("projects/p/topics/topic")
+SUBSCRIPTION = Subscription("projects/p/subscriptions/one", TOPIC.name, 600, 600, None)
+
+
+@asynccontextmanager
+async def running(path: Path) -> AsyncIterator[tuple[Engine, Database]]:
+    """Run a broker without a network; what it leaves is what a killed one leaves, too."""
+    database = Database(path / "broker.db")
+    writer = Writer(database)
+    writer.start()
+    engine = Engine(database, writer)
+    await engine.start()
+    try:
+        yield engine, database
+    finally:
+        engine.close()
+        writer.stop()
+        database.close()
+
+
+def play(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(60):
+            await scenario()
+
+    asyncio.run(main())
+
+
+async def setup(engine: Engine) -> None:
+    await engine.administration.create_topic(TOPIC)
+    await engine.administration.create_subscription(SUBSCRIPTION)
+
+
+async def handle_all(engine: Engine) -> None:
+    """Take and acknowledge what waits."""
+    attached = engine.catalog.subscription(SUBSCRIPTION.name)
+    while attached.waiting:
+        found = await engine.deliveries(attached, Consumer(ack_deadline_seconds=600))
+        assert await engine.acknowledge(SUBSCRIPTION.name, [each.ack_id for each in found]) == []
+
+
+@pytest.mark.parametrize("count", [1, 1000])
+def test_ids_grow_over_restarts_although_nothing_of_the_old_ones_is_left(tmp_path: Path, count: int) -> None:
+    async def scenario() -> None:
+        ids: list[int] = []
+        for number in range(4):
+            async with running(tmp_path) as (engine, database):
+                if number == 0:
+                    await setup(engine)
+                for _ in range(3):
+                    ids += await engine.publish(TOPIC.name, [Draft(b"x")] * count)
+                await handle_all(engine)
+                assert database.tally(engine.catalog.subscription(SUBSCRIPTION.name).number).total == 0
+        assert ids == sorted(set(ids))
+
+    play(scenario)
+
+
+def test_an_id_that_was_taken_while_the_disk_refused_is_not_given_out_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as (engine, database):
+            await setup(engine)
+            database._writer.execute("PRAGMA query_only = 1")
+            with pytest.raises(UnavailableError):
+                await engine.publish(TOPIC.name, [Draft(b"x")])
+            database._writer.execute("PRAGMA query_only = 0")
+            before = await engine.publish(TOPIC.name, [Draft(b"x")])
+            await handle_all(engine)
+        async with running(tmp_path) as (engine, _):
+            assert await engine.publish(TOPIC.name, [Draft(b"x")]) > before
+
+    play(scenario)
+
+
+def test_a_publish_whose_request_has_gone_is_delivered_all_the_same(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as (engine, _):
+            await setup(engine)
+            request = asyncio.ensure_future(engine.publish(TOPIC.name, [Draft(b"x")]))
+            await asyncio.sleep(0)
+            request.cancel()
+            attached = engine.catalog.subscription(SUBSCRIPTION.name)
+            (delivery,) = await engine.deliveries(attached, Consumer(ack_deadline_seconds=600))
+            assert request.cancelled()
+            request = asyncio.ensure_future(engine.acknowledge(SUBSCRIPTION.name, [delivery.ack_id]))
+            await asyncio.sleep(0)
+            request.cancel()
+        async with running(tmp_path) as (engine, _):
+            assert len(engine.catalog.subscription(SUBSCRIPTION.name).dispatcher.backlog) == 0
+
+    play(scenario)
