@@ -10,7 +10,7 @@ help:
 	@echo "make demo    run the main job: broker, worker, one real experiment, from submission to its end"
 	@echo "make test    all tests; those that need Docker, Google's emulator or Chromium skip where there is none"
 	@echo "make torture what takes long: real time constants, many rounds, soaks; writes docs/torture.md"
-	@echo "make bench   speed beside that of rivals and of bare clients; writes docs/benchmarks.md"
+	@echo "make bench   speed beside that of rivals and of bare clients; writes docs/benchmarks*.md"
 	@echo "make lint    ruff, ruff format, mypy --strict"
 	@echo "make clean   remove what these made"
 
@@ -33,6 +33,8 @@ torture: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/transport.py --markdown docs/benchmarks.md
+	$(BIN)/python benchmarks/broker.py --markdown docs/benchmarks-broker.md
+	$(BIN)/python benchmarks/attempts.py --markdown docs/benchmarks-attempts.md
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -48,6 +48,11 @@ class Board:
         pairs = list(zip(self.samples(measure, who), self.samples(measure, base), strict=False))
         return statistics.median(one / other for one, other in pairs) if pairs else None
 
+    def difference(self, measure: Measure, who: str, base: str) -> float | None:
+        """Return the median of the differences of samples that were taken in the same turn."""
+        pairs = list(zip(self.samples(measure, who), self.samples(measure, base), strict=False))
+        return statistics.median(one - other for one, other in pairs) if pairs else None
+
     def to_dict(self) -> dict[str, dict[str, list[float | None]]]:
         """Give all samples by title and who; one beyond its cap is None."""
         return {

@@ -40,3 +40,17 @@ def at_most(board: Board, measure: Measure, who: str, most: float) -> Verdict:
     figure = board.median(measure, who)
     met = None if figure is None else figure <= most
     return Verdict(measure, who, figure, None, figure, f"at most {most:g} {measure.unit}", met)
+
+
+def at_most_above(board: Board, measure: Measure, who: str, base: str, most: float) -> Verdict:
+    """Judge a figure by how far it is above that of ``base`` in the same turns."""
+    above = board.difference(measure, who, base)
+    return Verdict(
+        measure,
+        who,
+        board.median(measure, who),
+        board.median(measure, base),
+        above,
+        f"at most {most:g} {measure.unit} above {base}",
+        None if above is None else above <= most,
+    )

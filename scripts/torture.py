@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "docs" / "torture.md"
-#: What tests of `make test` are run with here: more rounds of the same.
-ROUNDS = {"CRASH_ROUNDS": "50", "FUZZ_REQUESTS": "2000", "STUDIO_TEST_CHILDREN": "1000"}
+#: How many rounds tests make here; some are tests of `make test`, with more of the same.
+ROUNDS = {"CRASH_ROUNDS": "50", "FUZZ_REQUESTS": "2000", "STUDIO_TEST_CHILDREN": "1000", "ATTEMPT_ROUNDS": "10"}
 #: Tests of `make test` that such variables concern.
 AGAIN = (
     "tests/integration/test_local_crash_rounds.py",

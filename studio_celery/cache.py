@@ -5,19 +5,26 @@
     <name>.partial   half-made, or half-removed; nobody's while the lock is free
 
 Many processes of a host share it. What a killed one leaves behind is a `.partial` under a free lock, which `tidy`
-removes; what is complete goes by `Place.discard` only, and never while somebody uses it.
+removes; what is complete goes by `Place.discard` only, and never while somebody uses it. What else lies below `cache/`
+is somebody else's, and stays: `STUDIO_HOME` may be a directory with a `cache` of its own.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from studio_celery.locks import locked, try_lock
+from studio_celery.locks import Lock, locked, try_lock
+from studio_celery.runtimes import directory
 from studio_celery.runtimes.contract import Cancelled
+
+logger = logging.getLogger(__name__)
+
+#: What there is; whoever keeps a kind says what it is.
+KINDS = ("environments", "packages", "tools", "workspaces")
 
 _LOCK = ".lock"
 _PARTIAL = ".partial"
@@ -56,17 +63,27 @@ class Place:
                     os.utime(self.path)
                     yield self.path
                     return
-            with locked(self._lock, waiting, cancelled):
-                if not self.path.exists():
-                    self._make(make)
+            with locked(self._lock, waiting, cancelled) as lock:
+                try:
+                    if not self.path.exists():
+                        self._make(make)
+                finally:
+                    self._remove_unless_needed(lock)
 
     def _make(self, make: Make) -> None:
-        shutil.rmtree(self.partial, ignore_errors=True)
+        _remove(self.partial)
         self.partial.mkdir()
         try:
             make(self.partial).rename(self.path)
         finally:
-            shutil.rmtree(self.partial, ignore_errors=True)
+            self._remove_partial()
+
+    def _remove_partial(self) -> None:
+        """Remove it, or else leave it to the janitor: how making ended matters more."""
+        try:
+            _remove(self.partial)
+        except OSError as exc:
+            logger.warning("%s stays behind: %s.", self.partial, exc.strerror)
 
     def tidy(self, forsake: Callable[[], None] = _nothing) -> None:
         """Remove what a killed process left half-made; nothing while somebody holds the lock.
@@ -98,8 +115,11 @@ class Place:
             return
         with lock:
             yield True
-            if not self.path.exists() and not self.partial.exists():
-                lock.remove()
+            self._remove_unless_needed(lock)
+
+    def _remove_unless_needed(self, lock: Lock) -> None:
+        if not self.path.exists() and not self.partial.exists():
+            lock.remove()
 
 
 class Cache:
@@ -110,12 +130,15 @@ class Cache:
 
     def place(self, kind: str, name: str) -> Place:
         """Where a thing of this kind and name is kept."""
+        assert kind in KINDS, kind
         return Place(kind, self.root / kind / name)
 
     def places(self) -> list[Place]:
         """All places of which there is a trace."""
         found = {
-            (path.parent.name, path.name.removesuffix(_LOCK).removesuffix(_PARTIAL)) for path in self.root.glob("*/*")
+            (kind, path.name.removesuffix(_LOCK).removesuffix(_PARTIAL))
+            for kind in KINDS
+            for path in self.root.glob(f"{kind}/*")
         }
         return [self.place(kind, name) for kind, name in sorted(found)]
 
@@ -128,6 +151,6 @@ class Cache:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        directory.remove(path)
     else:
         path.unlink(missing_ok=True)

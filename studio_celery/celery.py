@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from celery import Celery
 from celery.loaders.base import BaseLoader
+from celery.utils.functional import maybe_list
 
 import transports  # noqa: F401  (makes `pubsub://` known to kombu)
 from studio_celery import settings as settings_module
@@ -30,14 +31,18 @@ ENFORCED: Mapping[str, Any] = {
     "task_serializer": "json",
     "result_serializer": "json",
     "task_create_missing_queues": True,
+    # A message that is no task is set aside in the store, and not dropped.
+    "worker_consumer": "studio_celery.worker.consumer:StudioConsumer",
     # The journal has an experiment's end before its chord and its chain are told of it.
     "worker_deduplicate_successful_tasks": False,
     "task_time_limit": None,
     "task_soft_time_limit": None,
 }
 
+#: Modules that are imported besides those that a configuration file names.
+IMPORTS = ("studio_celery.tasks", "studio_celery.worker.steps", "studio_celery.worker.panel")
+
 DEFAULTS: Mapping[str, Any] = {
-    "imports": ("studio_celery.tasks", "studio_celery.worker"),
     "result_backend": "studio_celery.backend:StoreBackend",
     "worker_pool": "threads",
     "accept_content": ["json"],
@@ -65,6 +70,7 @@ class StudioLoader(BaseLoader):
             "task_default_queue": settings.queue,
             **plain,
             **ENFORCED,
+            "imports": (*IMPORTS, *(maybe_list(plain.get("imports")) or ())),
             "accept_content": sorted({"json", *plain.get("accept_content", ())}),
             "broker_url": broker_url,
             "broker_transport_options": options,
@@ -85,6 +91,9 @@ def _transport_options(broker_url: str, settings: Settings) -> dict[str, Any]:
 
 class StudioCelery(Celery):
     """Celery with what this process needs beside it: settings, store, client, supervisor."""
+
+    #: `revoke` is `studio stop`.
+    control_cls = "studio_celery.control:StudioControl"
 
     _services: Services | None = None
 
@@ -109,9 +118,11 @@ app = StudioCelery("studio", loader=StudioLoader, set_as_current=True)
 
 def keep_rejected(letter: DeadLetter) -> None:
     """Record under `rejected/` what the transport could not deliver; it acknowledges the message after that."""
+    from studio_celery.worker.rejected import set_aside
+
     facts = {
         "reason": letter.reason,
         "published_at": datetime.fromtimestamp(letter.published_at, UTC).isoformat(),
         "message": letter.data.decode("utf-8", "backslashreplace"),
     }
-    app.services.store.reject(letter.queue, letter.message_id, facts)
+    set_aside(app.services.store, letter.queue, letter.message_id, facts)

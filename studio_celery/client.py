@@ -1,4 +1,4 @@
-"""Everything that commands and pages do, as an API: submit, list, show, logs, artifacts, stop, remove, collect."""
+"""Everything that commands and pages do, as an API: submit, list, show, logs, artifacts, stop, requeue, remove."""
 
 from __future__ import annotations
 
@@ -6,32 +6,38 @@ import getpass
 import logging
 import os
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
+from studio_celery.catalog import Catalog, heartbeats
 from studio_celery.errors import UnknownExperiment, UsageError
-from studio_celery.experiment import NewerSchema, Status
+from studio_celery.experiment import Attempt, Experiment, Status
+from studio_celery.follower import Follower, Tell
 from studio_celery.garbage import Collected, Garbage
+from studio_celery.index import Index
 from studio_celery.journal import Kind, State
 from studio_celery.overdue import settle
 from studio_celery.record import to_record
 from studio_celery.settings import Settings
 from studio_celery.store import Item, Journal, Store
-from studio_celery.submission import Request
-from studio_celery.submitter import Broker, Submitted, Submitter
+from studio_celery.submission.broker import Broker
+from studio_celery.submission.request import Request
+from studio_celery.submission.requeuer import Requeued, Requeuer
+from studio_celery.submission.submitter import Submitted, Submitter
 from studio_celery.world import World
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at an output that is followed.
-FOLLOW_SECONDS = 0.3
+#: Bytes of output that are given at a time.
+LOG_BYTES = 2**20
 
 #: What can be an id; anything else is looked for among prefixes and names only.
 _ID = re.compile(r"[0-9A-Za-z-]{8,64}")
+
+#: What can be the id of a task that is an experiment: programs may choose their own.
+_TASK_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
 
 #: Records that a list shows unless it is asked for more.
 LIST_LIMIT = 50
@@ -57,6 +63,7 @@ class Client:
         self._settings = settings
         self.world = world
         self.store = store
+        self._index = Index(settings.home, store.url)
 
     def submit(self, request: Request, **options: Any) -> Submitted:
         """Capture, upload, record, publish with confirmation; `options` go to Celery's `apply_async`."""
@@ -64,7 +71,11 @@ class Client:
 
     def check_broker(self) -> None:
         """Raise `BrokerError` with a sentence unless the broker answers."""
-        Broker(self._app, self.world.broker_url, self._settings.connect_seconds).check()
+        self._broker.check()
+
+    @property
+    def _broker(self) -> Broker:
+        return Broker(self._app, self.world.broker_url, self._settings.connect_seconds)
 
     @property
     def _me(self) -> str:
@@ -104,14 +115,12 @@ class Client:
 
     def _records(self) -> Iterator[dict[str, Any]]:
         notes = self._notes()
-        for experiment_id in self.store.recent():
-            try:
-                state = self._look(self.store.journal(experiment_id))
-            except NewerSchema as exc:
-                logger.warning("Experiment %s is left out: %s", experiment_id, exc)
-                continue
-            if state.experiment is not None and state.status is not Status.SUBMITTING and not state.removed:
-                yield self._record(state, notes)
+        for found in self._catalog.all():
+            yield _with_note(found.record, notes)
+
+    @property
+    def _catalog(self) -> Catalog:
+        return Catalog(self.store, self._index, self._look)
 
     def show(self, reference: str) -> dict[str, Any]:
         """The record of one experiment."""
@@ -124,19 +133,10 @@ class Client:
     def _look(self, journal: Journal) -> State:
         """Read a journal, and record the end that is due if nobody looks after the experiment."""
         journal.refresh()
-        return settle(journal, self.store.now, self._settings, self._me)
+        return settle(journal, self.store, self._settings, self._me)
 
     def _record(self, state: State, notes: Mapping[str, str]) -> dict[str, Any]:
-        assert state.experiment is not None
-        beats = {}
-        if state.live is not None:
-            stored = self.store.heartbeat_modified(state.experiment.id, state.live.number)
-            if stored:
-                beats[state.live.number] = datetime.fromtimestamp(stored, UTC).isoformat(timespec="milliseconds")
-        record = to_record(state, beats)
-        if state.status is Status.WAITING and state.experiment.id in notes:
-            record["reason"] = notes[state.experiment.id]
-        return record
+        return _with_note(to_record(state, heartbeats(self.store, state)), notes)
 
     def _notes(self) -> dict[str, str]:
         """Why workers could not take what waits."""
@@ -144,19 +144,15 @@ class Client:
 
     # -- output ----------------------------------------------------------------------------------------------------
 
-    def log(self, reference: str, offset: int = 0, attempt: int | None = None) -> LogPart:
-        """Output from a byte on, of the given attempt or else the latest."""
+    def log(self, reference: str, offset: int = 0, attempt: int | None = None, limit: int = LOG_BYTES) -> LogPart:
+        """Output from a byte on, of the given attempt or else the latest; up to `limit` bytes."""
         journal = self._open(reference)
-        state = journal.state
-        if not state.attempts:
+        chosen, state = _chosen(journal, attempt), journal.state
+        if chosen is None:
             return LogPart(b"", 0, 0, state.status.terminal)
-        number = attempt or len(state.attempts)
-        if not 1 <= number <= len(state.attempts):
-            raise UsageError(f"There is no attempt {number}: {reference} had {len(state.attempts)}.")
-        chosen = state.attempts[number - 1]
-        data = self.store.log_reader(journal.experiment_id, chosen).read(chosen, offset)
+        data = self.store.log_reader(journal.experiment_id, chosen).read(chosen, offset, limit)
         over = chosen.over is not None if attempt else state.status.terminal
-        return LogPart(data, number, offset + len(data), over and not data)
+        return LogPart(data, chosen.number, offset + len(data), over and not data)
 
     def log_end(self, reference: str) -> tuple[int, int]:
         """(latest attempt, bytes of its output that are stored); (0, 0) before the first."""
@@ -166,26 +162,30 @@ class Client:
         latest = journal.state.attempts[-1]
         return latest.number, self.store.log_reader(journal.experiment_id, latest).stored(latest)
 
-    def follow(
-        self, reference: str, *, from_first: bool = False, interval_seconds: float = FOLLOW_SECONDS
-    ) -> Iterator[bytes]:
-        """The output as it is written, until the experiment has ended: of the latest attempt on, or of all of them."""
-        experiment_id = self.resolve(reference)
-        number, offset = 1 if from_first else max(1, self.log_end(experiment_id)[0]), 0
-        while True:
-            state = self._open(experiment_id).state
-            begun = number <= len(state.attempts)
-            part = self.log(experiment_id, offset, number) if begun else LogPart(b"", 0, 0, complete=True)
-            if part.data:
-                offset = part.offset
-                yield part.data
-            elif part.complete and number < len(state.attempts):
-                number, offset = number + 1, 0
-                yield f"\n--- attempt {number} ---\n".encode()
-            elif part.complete and state.status.terminal:
-                return
-            else:
-                time.sleep(interval_seconds)
+    def output(self, reference: str, attempt: int | None = None) -> Iterator[bytes]:
+        """All output that is stored by now, in pieces; of the given attempt or else the latest.
+
+        What is wrong with the reference is raised at once.
+        """
+        journal = self._open(reference)
+        chosen = _chosen(journal, attempt)
+        return self._pieces(journal.experiment_id, chosen) if chosen else iter(())
+
+    def _pieces(self, experiment_id: str, attempt: Attempt) -> Iterator[bytes]:
+        reader, offset = self.store.log_reader(experiment_id, attempt), 0
+        while data := reader.read(attempt, offset):
+            offset += len(data)
+            yield data
+
+    def follow(self, reference: str, tell: Tell, *, attempt: int | None = None) -> Follower:
+        """Follow the output until the experiment has ended, from the given attempt on or else the latest.
+
+        `tell` is given what is no output: that another attempt begins, that the store is away.
+        """
+        journal = self._open(reference)
+        chosen = _chosen(journal, attempt) if attempt and journal.state.attempts else None
+        number = chosen.number if chosen else attempt or max(1, len(journal.state.attempts))
+        return Follower(self.store, journal, tell, attempt=number)
 
     def artifacts(self, reference: str) -> Sequence[Item]:
         """Files that the attempt which counts left, `<tag>/<path>`."""
@@ -201,17 +201,49 @@ class Client:
     # -- changing --------------------------------------------------------------------------------------------------
 
     def stop(self, reference: str, by: str | None = None) -> dict[str, Any]:
-        """Ask for a stop; without an attempt alive it is stopped at once. The record after that."""
-        journal = self._open(reference)
-        state = journal.state
-        if state.status.terminal:
-            raise UsageError(f"{journal.experiment_id} is {state.status} already: nothing to stop.")
-        who = by or self._me
+        """Ask for a stop. Without an attempt alive, or with an owner that is long silent, it is stopped at once.
+
+        The record after that; whoever asks twice finds out whether the owner has fallen silent meanwhile.
+        """
+        return self._stop(self._open(reference), by or self._me)
+
+    def stop_task(self, task_id: str, by: str) -> bool:
+        """The same for what Celery calls a task; False if that is no experiment, or has ended."""
+        if not _TASK_ID.fullmatch(task_id):
+            return False
+        journal = self.store.journal(task_id)
+        state = journal.refresh()
+        if state.experiment is None or state.status.terminal or state.removed:
+            return False
+        self._stop(journal, by)
+        return True
+
+    def _stop(self, journal: Journal, who: str) -> dict[str, Any]:
+        if journal.state.status.terminal:
+            raise UsageError(f"{journal.experiment_id} is {journal.state.status} already: nothing to stop.")
         journal.decide(Kind.STOP_REQUESTED, who)
-        if journal.state.live is None and not journal.state.status.terminal:
-            requester = journal.state.stop_requested_by or who
-            journal.decide(Kind.STOPPED, who, reason=f"stopped by {requester}")
-        return self._record(journal.state, {})
+        return self._record(settle(journal, self.store, self._settings, who), {})
+
+    def requeue(self, reference: str) -> str:
+        """Send an experiment's message to its queue again; its id. `CannotRequeue` if it has ended."""
+        journal = self._open(reference)
+        self._look(journal)
+        self._requeuer.requeue(journal, f"requeued by {self._me}")
+        return journal.experiment_id
+
+    def requeue_all(self, queue: str | None = None) -> Iterator[Requeued]:
+        """The same for all that has not ended, in every queue or in one; each once the broker has confirmed it."""
+        yield from self._requeuer.requeue_all(self._catalog.all(), f"requeued by {self._me}", queue)
+
+    @property
+    def _requeuer(self) -> Requeuer:
+        return Requeuer(self._broker, self.store, self._me)
+
+    def rerun(self, reference: str) -> Experiment:
+        """Submit an experiment once more as a new one, which is returned."""
+        former = self._open(reference).state.experiment
+        assert former is not None
+        return Submitter(self._app, self._settings, self.world, self.store, self._me).submit_again(former)
 
     def remove(self, reference: str) -> str:
         """Remove an experiment that has ended, with all that it left; its id. Its workspace goes by `collect`."""
@@ -226,11 +258,23 @@ class Client:
                 )
         assert state.experiment is not None
         self.store.clear(state.experiment)
+        self._index.forget(journal.experiment_id)
         return journal.experiment_id
 
     def collect(self, *, dry_run: bool) -> Collected:
         """Remove workspaces that no experiment refers to, and what is left of experiments removed long ago."""
         return Garbage(self.store).collect(dry_run=dry_run)
+
+
+def _chosen(journal: Journal, attempt: int | None) -> Attempt | None:
+    """The attempt of that number, else the latest; None before the first."""
+    attempts = journal.state.attempts
+    if not attempts:
+        return None
+    number = attempt or len(attempts)
+    if not 1 <= number <= len(attempts):
+        raise UsageError(f"There is no attempt {number}: {journal.experiment_id} had {len(attempts)}.")
+    return attempts[number - 1]
 
 
 def _login_name() -> str:
@@ -239,6 +283,12 @@ def _login_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"uid {os.getuid()}"
+
+
+def _with_note(record: dict[str, Any], notes: Mapping[str, str]) -> dict[str, Any]:
+    """The record of what waits says why workers could not take it."""
+    waits = record["status"] == Status.WAITING and record["id"] in notes
+    return {**record, "reason": notes[record["id"]]} if waits else record
 
 
 def _without_values(entry: dict[str, Any]) -> dict[str, Any]:

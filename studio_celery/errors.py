@@ -26,8 +26,20 @@ class StoreError(StudioError):
     """The store cannot be read or written."""
 
 
+class MessageLost(StoreError):
+    """The store has no message of an experiment that can be sent again."""
+
+
 class BrokerError(StudioError):
     """The broker does not answer, or refuses."""
+
+
+class MayNotPublish(BrokerError):
+    """The broker answers, and these credentials lack a permission for publishing."""
+
+
+class CannotRequeue(StudioError):
+    """An experiment has ended, or was never queued: its message is not sent again."""
 
 
 class UnknownExperiment(UsageError):

@@ -144,17 +144,21 @@ class Experiment:
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON; what the message carries to tell one record from another."""
-        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(canonical.encode("utf-8", "surrogateescape")).hexdigest()
+        return digest_of(self.to_dict())
+
+
+def digest_of(record: Mapping[str, Any]) -> str:
+    """SHA-256 of a stored record's canonical JSON, fields of newer versions included."""
+    canonical = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class NewerSchema(UsageError):
     """A record was written by a newer version than this one."""
 
-    def __init__(self, schema: int) -> None:
+    def __init__(self, schema: int, what: str = "experiment", known: int = SCHEMA) -> None:
         super().__init__(
-            f"The experiment was written with schema {schema}, this version reads up to {SCHEMA}: "
-            "upgrade studio-celery."
+            f"The {what} was written with schema {schema}, this version reads up to {known}: upgrade studio-celery."
         )
         self.schema = schema
 
@@ -186,6 +190,8 @@ class Attempt:
     claimed_stored_at: float = 0.0
     #: The same for the entry that made the present owner owner.
     owned_stored_at: float = 0.0
+    #: The same for the entry by which it was released.
+    released_stored_at: float = 0.0
 
 
 #: A comma would end the name in `celery worker -Q a,b`; white space and control characters cannot be typed or seen.

@@ -8,6 +8,7 @@ whatever the locks say.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -19,8 +20,18 @@ import pynvml
 
 from studio_celery.errors import SettingsError
 
+logger = logging.getLogger(__name__)
+
 #: An index, a UUID, or a part of a card (MIG): what the driver takes, and what can be a file name.
 CARD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]*")
+
+#: What the driver answers about a card that fell off the bus, hangs, or is not there any more.
+LOST = (
+    pynvml.NVML_ERROR_GPU_IS_LOST,
+    pynvml.NVML_ERROR_RESET_REQUIRED,
+    pynvml.NVML_ERROR_NOT_FOUND,
+    pynvml.NVML_ERROR_INVALID_ARGUMENT,
+)
 
 
 class Reservation:
@@ -60,7 +71,7 @@ class Cards:
     def reserve(self, count: int, in_use: Callable[[], set[str]]) -> Reservation | None:
         """Hold `count` cards, or none of them and None; `in_use` names those of containers that live."""
         with self._lock("all", wait=True):
-            taken = _indices(in_use())
+            taken = _indices(in_use() | set(lost(self.ids)))
             free = [card for card in self.ids if not _indices({card}) & taken]
             return self._hold(free, count)
 
@@ -129,6 +140,32 @@ def detect() -> tuple[str, ...]:
     return tuple(_uuids().values())
 
 
+def lost(cards: Iterable[str]) -> tuple[str, ...]:
+    """Those that the driver has lost, or that ask for a reset; none where no driver can be asked."""
+    asked = tuple(cards)
+    if not asked:
+        return ()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    try:
+        return tuple(card for card in asked if _is_lost(card))
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _is_lost(card: str) -> bool:
+    try:
+        if card.isdigit():
+            pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(int(card)))
+        elif card.startswith("GPU-"):
+            pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByUUID(card))
+    except pynvml.NVMLError as exc:
+        return exc.value in LOST
+    return False
+
+
 def _indices(cards: set[str]) -> set[str]:
     """The same cards by index where they are named by UUID, so that two ways of naming one card do meet."""
     if not any(card.startswith("GPU-") for card in cards):
@@ -144,10 +181,18 @@ def _uuids() -> dict[str, str]:
     except pynvml.NVMLError:
         return {}
     try:
-        handles = [(pynvml.nvmlDeviceGetHandleByIndex(i), str(i)) for i in range(pynvml.nvmlDeviceGetCount())]
-        return {_text(pynvml.nvmlDeviceGetUUID(handle)): index for handle, index in handles}
+        return {uuid: str(i) for i in range(pynvml.nvmlDeviceGetCount()) if (uuid := _uuid(i))}
     finally:
         pynvml.nvmlShutdown()
+
+
+def _uuid(index: int) -> str | None:
+    """UUID of a card; None if the driver has lost it."""
+    try:
+        return _text(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index)))
+    except pynvml.NVMLError as exc:
+        logger.warning("Card %d cannot be used: %s.", index, exc)
+        return None
 
 
 def _text(value: str | bytes) -> str:

@@ -41,6 +41,7 @@ def run_broker(data: Path | None, flags: Mapping[str, Any]) -> None:
         tls_cert=settings.broker_tls_cert,
         tls_key=settings.broker_tls_key,
         require_tokens=settings.broker_require_tokens,
+        grace_seconds=settings.broker_grace_seconds,
         metrics_port=settings.broker_metrics_port,
     )
     try:

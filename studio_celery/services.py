@@ -71,5 +71,6 @@ class Services:
     def janitor(self) -> Janitor:
         """The janitor of this worker process, beside its supervisor; not started yet."""
         from studio_celery.janitor import Janitor
+        from studio_celery.submission.broker import Broker
 
-        return Janitor(self.supervisor)
+        return Janitor(self.supervisor, Broker(self.app, self.world.broker_url, self.settings.connect_seconds))

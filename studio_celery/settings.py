@@ -20,6 +20,9 @@ from typing import Any
 from studio_celery.errors import SettingsError, UsageError
 from studio_celery.units import parse_bytes, parse_duration
 
+#: Least room for output that waits, bytes: what is stored is freed by up to 16 MiB at a time.
+SPOOL_LEAST = 64 * 2**20
+
 
 def _text(value: Any) -> str:
     return str(value)
@@ -27,6 +30,13 @@ def _text(value: Any) -> str:
 
 def _size(value: Any) -> int:
     return value if isinstance(value, int) else parse_bytes(str(value))
+
+
+def _spool(value: Any) -> int:
+    size = _size(value)
+    if size < SPOOL_LEAST:
+        raise ValueError(f"write {SPOOL_LEAST // 2**20}m or more")
+    return size
 
 
 def _seconds(value: Any) -> float:
@@ -96,6 +106,7 @@ class Settings:
     broker_tls_cert: Path | None = _option(_path, None, "certificate of the local broker, a PEM file; needs its key")
     broker_tls_key: Path | None = _option(_path, None, "key of that certificate, a PEM file without a password")
     broker_require_tokens: bool = _option(_boolean, False, "the local broker asks for tokens on loopback, too")
+    broker_grace_seconds: float = _option(_seconds, 10.0, "least time that leases outlive a restart of the broker")
     broker_metrics_port: int | None = _option(_whole(0, 65535), None, "port of the local broker's page for Prometheus")
     ui_host: str = _option(_text, "127.0.0.1", "address of the web page")
     ui_port: int = _option(_whole(0, 65535), 8640, "port of the web page")
@@ -106,16 +117,29 @@ class Settings:
     lease_floor_seconds: float = _option(_seconds, 45.0, "shortest lease of a message")
     defer_seconds: float = _option(_seconds, 30.0, "first delay of an experiment that cannot run here now")
     defer_ceiling_seconds: float = _option(_seconds, 300.0, "longest such delay")
+    retry_seconds: float = _option(
+        _seconds, 10.0, "pause before the next attempt of a script that failed, doubled each time"
+    )
     stop_grace_seconds: float = _option(_seconds, 30.0, "time between SIGTERM and SIGKILL")
+    leave_seconds: float = _option(_seconds, 4.0, "a worker that leaves its experiments waits no longer for anything")
     log_seconds: float = _option(_seconds, 0.5, "time between two looks at a script's output")
+    log_spool_bytes: int = _option(_spool, 2**30, "output that may wait on the worker's disk until the store takes it")
+    log_hold_seconds: float = _option(_seconds, 10.0, "time that a script waits for room there before it loses output")
     poll_seconds: float = _option(_seconds, 0.2, "time between two looks at whether a script has ended")
     release_limit: int = _option(_whole(1), 10, "releases before the script started, after which an experiment fails")
     release_window_seconds: float = _option(_seconds, 3600.0, "time over which few workers must have released it")
     submission_limit_seconds: float = _option(_seconds, 3600.0, "a submission without a message is failed after this")
+    engine_settle_seconds: float = _option(
+        _seconds, 20.0, "time after a kill by nobody knows whom that shows whether the engine stops"
+    )
     pull_limit_seconds: float = _option(_seconds, 1200.0, "time that an image may take to be pulled")
     connect_seconds: float = _option(_seconds, 10.0, "time that a broker may take to answer")
+    disk_reserve_bytes: int = _option(_size, 2**30, "a worker with less room than this takes nothing more")
     cache_bytes: int = _option(_size, 50 * 2**30, "environments and archives kept on a worker; the oldest go first")
     janitor_seconds: float = _option(_seconds, 300.0, "time between two rounds of a worker's janitor")
+    message_retention_seconds: float = _option(
+        _seconds, 604800.0, "time that queues keep a message; what has waited for half of it is queued again"
+    )
     forget_seconds: float = _option(_seconds, 86400.0, "a worker that was silent for so long is forgotten")
 
 

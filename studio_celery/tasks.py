@@ -11,11 +11,13 @@ from celery import Task
 from celery.exceptions import Reject
 from celery.worker.state import revoked as revoked_tasks
 
+from studio_celery.backend import StoreBackend
 from studio_celery.celery import app
-from studio_celery.errors import ExperimentFailed, UnknownExperiment, UsageError
+from studio_celery.control import stop, stop_soon
+from studio_celery.errors import ExperimentFailed, StoreError, UnknownExperiment
 from studio_celery.experiment import new_id
-from studio_celery.store import Store
-from studio_celery.submission import EXPERIMENT_TASK, lifetime_of, make_request, split_options
+from studio_celery.submission.request import EXPERIMENT_TASK, lifetime_of, make_request, split_options
+from studio_celery.worker.rejected import set_aside
 from transports.defer import DeferrableRequest, defer
 
 logger = logging.getLogger(__name__)
@@ -30,22 +32,16 @@ class ExperimentRequest(DeferrableRequest):
     def revoked(self) -> bool:
         """Never: what was revoked is stopped, and then handled like any other that has ended."""
         if self.id in revoked_tasks:
-            self._stop()
+            stop(self.task.app, [self.id])
         return False
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """Stop the experiment; its owner sees it at the next heartbeat."""
-        self._stop()
+        stop_soon(self.task.app, [self.id])
 
     def _success_was_stored(self) -> bool:
         """Never: the journal has its end before chords and chains are told, so a lost child is delivered again."""
         return False
-
-    def _stop(self) -> None:
-        try:
-            self.task.app.services.client.stop(self.id, by="revoke")
-        except UsageError as exc:
-            logger.info("Revoked: %s", exc)
 
 
 class ExperimentTask(Task):
@@ -97,21 +93,50 @@ class ExperimentTask(Task):
 
 
 @app.task(base=ExperimentTask, bind=True, name=EXPERIMENT_TASK, max_retries=None)
-def run_experiment(self: Any, id: str, store: str, digest: str) -> dict[str, Any]:
-    """Look after one experiment until it has ended; its record. A failed one raises `ExperimentFailed`."""
+def run_experiment(self: Any, *args: Any, **message: Any) -> dict[str, Any]:
+    """Look after one experiment until it has ended; its record. A failed one raises `ExperimentFailed`.
+
+    `message` is `{id, store, digest}`; anything else is set aside, and so is what names no experiment.
+    """
     from studio_celery.supervisor import Deferred, Detached
 
     services = self.app.services
     try:
-        outcome = services.supervisor.handle(id, store)
+        outcome = services.supervisor.handle(*_parse(args, message))
     except Detached:
         raise Reject("the worker is stopping; the experiment runs on", requeue=True) from None
     except UnknownExperiment as exc:
-        _set_aside(services.store, self.request, str(exc))
+        _set_aside(self, str(exc))
         raise
+    except Exception:
+        # Acknowledged it would be lost.
+        logger.exception("Experiment %s is deferred.", message.get("id"))
+        defer(self, services.settings.defer_seconds)
     if isinstance(outcome, Deferred):
         defer(self, outcome.seconds)
+    _leave_out_what_was_called(self)
     return _result(dict(outcome.record))
+
+
+def _parse(args: tuple[Any, ...], message: Mapping[str, Any]) -> tuple[str, str, str]:
+    """(id, store, digest) of a message."""
+    if args or message.keys() != MESSAGE_FIELDS or not all(isinstance(value, str) for value in message.values()):
+        raise UnknownExperiment(
+            f"The message names no experiment: it must carry {', '.join(sorted(MESSAGE_FIELDS))} as text and no more."
+        )
+    return message["id"], message["store"], message["digest"]
+
+
+def _leave_out_what_was_called(task: Any) -> None:
+    """Call no link a second time, and send no chain on again, when one more message of an experiment comes."""
+    if not (task.request.callbacks or task.request.chain) or not isinstance(task.backend, StoreBackend):
+        return
+    try:
+        called = task.backend.called(task.request)
+    except StoreError as exc:
+        raise Reject(f"the worker is stopping: {exc}", requeue=True) from exc
+    if called:
+        task.request.update(callbacks=None, chain=None, children=called)
 
 
 def _script_and_args(args: Sequence[Any]) -> tuple[str, tuple[str, ...]]:
@@ -124,10 +149,15 @@ def _script_and_args(args: Sequence[Any]) -> tuple[str, tuple[str, ...]]:
     return str(args[0]), tuple(map(str, args[1])) if len(args) == 2 else ()
 
 
-def _set_aside(store: Store, request: Any, reason: str) -> None:
-    """Keep a message that names no experiment where a person can look at it."""
-    queue = (request.delivery_info or {}).get("routing_key") or "unknown"
-    store.reject(queue, request.id, {"reason": reason, "task": request.task, "kwargs": request.kwargs})
+def _set_aside(task: Any, reason: str) -> None:
+    """Keep a message that names no experiment where a person can look at it, or put it off until that can be."""
+    request, services = task.request, task.app.services
+    facts = {"reason": reason, "task": request.task, "args": request.args, "kwargs": request.kwargs}
+    try:
+        set_aside(services.store, (request.delivery_info or {}).get("routing_key"), request.id, facts)
+    except StoreError as exc:
+        logger.error("A message cannot be used (%s) nor set aside, it is tried again: %s", reason, exc)
+        defer(task, services.settings.defer_seconds)
 
 
 def _result(record: dict[str, Any]) -> dict[str, Any]:

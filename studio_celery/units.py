@@ -27,7 +27,7 @@ def format_bytes(count: int) -> str:
     size = float(count)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if size < 1024 or unit == "TiB":
-            return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+            return f"{count} B" if unit == "B" else f"{size:.1f}".removesuffix(".0") + f" {unit}"
         size /= 1024
     raise AssertionError(count)
 

@@ -22,8 +22,8 @@ class CutProxy:
     """Listens from `__enter__` to `__exit__` at `address`; to be used from one thread at a time."""
 
     def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = host, int(port)
+        """Lead to `HOST:PORT`, or to the socket `unix://PATH`."""
+        self._target = target
 
     def __enter__(self) -> Self:
         # Bound and not listening: it keeps the port for us while we are cut, and refuses who connects.
@@ -72,7 +72,7 @@ class CutProxy:
 class _Line:
     """The proxy's own side; everything here runs on its event loop."""
 
-    def __init__(self, target: tuple[str, int], port: int) -> None:
+    def __init__(self, target: str, port: int) -> None:
         self._target = target
         self._port = port
         self._server: asyncio.Server | None = None
@@ -131,12 +131,12 @@ class _Connection:
         #: Whether anything passes.
         self.flows = asyncio.Event()
 
-    async def run(self, target: tuple[str, int]) -> None:
+    async def run(self, target: str) -> None:
         """Copy both ways until one side ends."""
         try:
             await self.flows.wait()
             with suppress(OSError):
-                far_reader, self._far_writer = await asyncio.open_connection(*target)
+                far_reader, self._far_writer = await _reach(target)
                 if not self._cut:
                     await self._copy_until_one_ends(far_reader, self._far_writer)
         finally:
@@ -186,3 +186,10 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     with suppress(OSError):  # closed before
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     writer.transport.abort()
+
+
+async def _reach(target: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if target.startswith("unix://"):
+        return await asyncio.open_unix_connection(target.removeprefix("unix://"))
+    host, _, port = target.rpartition(":")
+    return await asyncio.open_connection(host, int(port))

@@ -70,12 +70,22 @@ def state(*entries: Entry, **changes: Any) -> State:
     return fold_all([submitted(**changes), QUEUED, *entries])
 
 
-def released_early(times: int, workers: int, seconds_apart: float = 1.0) -> State:
-    """An experiment that so many workers released in turn before its script had started."""
+def failed_often(times: int) -> State:
+    """An experiment whose script failed so many times and is tried again each time."""
+    now = state(retries=times)
+    for n in range(times):
+        now = fold(now, entry(Kind.CLAIMED, attempt=n + 1, host="h"))
+        now = fold(now, entry(Kind.STARTED, epoch=now.owner_epoch))
+        now = fold(now, released(RETRY, exit_code=1, epoch=now.owner_epoch))
+    return now
+
+
+def released_early(times: int, hosts: int, seconds_apart: float = 1.0) -> State:
+    """An experiment that workers on so many hosts, each another process, released in turn before its script started."""
     now = state()
     for n in range(times):
-        worker = f"w{n % workers}"
-        now = fold(now, entry(Kind.CLAIMED, by=worker, attempt=n + 1, host="h"))
+        worker = f"w{n}"
+        now = fold(now, entry(Kind.CLAIMED, by=worker, attempt=n + 1, host=f"h{n % hosts}"))
         data = {"class": "engine", "reason": "engine: gone", "epoch": now.owner_epoch}
         now = fold(now, entry(Kind.RELEASED, by=worker, stored_at=n * seconds_apart, **data))
     return now

@@ -1,23 +1,25 @@
 """A model of the protocol: worker processes that crash, restart and are cut off, over the real fold and decisions.
 
-Between two steps of a thread anything else may happen. What is real here: `fold`, `decide`, `decide_found`, `standing`,
-`leaves_to_others`, `sign_of_life`, `judge`, `LogReader`. What is modelled: the loops around them in `supervisor`, the
-store's create-if-absent, the queue, containers, and time, of which only "longer than the patience" is left.
+Between two steps of a thread anything else may happen. What is real here: `fold`, `decide`, `decide_onlooker`,
+`decide_found`, `standing`, `leaves_to_others`, `sign_of_life`, `judge`, `LogReader`. What is modelled: the loops around
+them in `supervisor`, the store's create-if-absent, the queue, containers, and time, of which only "longer than the
+patience" is left.
 
 A process that is cut off reaches neither store nor broker; its containers and the rest of its code run on.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Hashable
 from typing import Any
 
 from protocol_book import OUTPUT, Book, Violation, shown
 from protocol_worker import Worker
-from protocol_world import ALIVE, VANISHED, Plan, Process, Protocol, Steps, Thread, World, name
+from protocol_world import ALIVE, LONG, NOW, RULES, VANISHED, Plan, Process, Protocol, Steps, Thread, World, name
 
 from studio_celery.experiment import Attempt, Status
-from studio_celery.journal import Kind, State
+from studio_celery.journal import DeclareLost, End, Kind, Observation, State
 
 
 class Model:
@@ -62,14 +64,36 @@ class Model:
         return hosts in (1, len(self.plan.hosts)) and set(world.processes) == {Process()} and self.state(world).seq < 3
 
     def _others(self, world: World) -> Steps:
-        """Time, and people: the submitter and whoever runs `studio stop` may die on the way."""
+        """Time, and people: the submitter and whoever looks at what is to be stopped may die on the way."""
         state = self.state(world)
         if state.seq == 1:
             yield ("submitter",), self.write(world, Kind.QUEUED, "alice")
-        if world.stopping:
-            yield ("client",), self.write(world._replace(stopping=False), Kind.STOPPED, "alice", reason="r")
+        if state.stop_requested_by and not state.status.terminal:
+            yield from self._look_on(world, state)
         if state.live and not (world.silent and world.owned_long_ago) and not self._beats(world, state.live):
             yield ("time",), world._replace(silent=True, owned_long_ago=True)
+
+    def _look_on(self, world: World, state: State) -> Steps:
+        """Whoever runs `studio stop`, or `studio ls` after it (`overdue.settle`): time passes between look and deed."""
+        if world.onlooker is not None:
+            (read, action), world = world.onlooker, world._replace(onlooker=None)
+            if read != world.journal and self.protocol.creates_once:
+                yield ("client",), world
+            elif isinstance(action, DeclareLost):
+                self.check_loss(world)
+                yield ("client",), self.write(world, Kind.LOST, "alice", attempt=action.number, reason="r")
+            elif isinstance(action, End):
+                yield ("client",), self.write(world, action.kind, "alice", reason="r")
+            return
+        silent = self.silence(world, state.live) if state.live else 0.0
+        action = self.protocol.decide_onlooker(state, Observation(heartbeat_age_seconds=silent), RULES)
+        if action is not None:
+            yield ("client",), world._replace(onlooker=(world.journal, action))
+
+    def silence(self, world: World, live: Attempt) -> float:
+        """Seconds since the owner's last sign of life, by the real rule for what is one."""
+        owned = dataclasses.replace(live, owned_stored_at=NOW - LONG * world.owned_long_ago)
+        return NOW - self.protocol.sign_of_life(owned, NOW - LONG * world.silent)
 
     def _beats(self, world: World, live: Attempt) -> bool:
         """Whether some thread writes heartbeats for the live attempt."""
@@ -93,9 +117,8 @@ class Model:
             if there and (after := world.with_fault("host crash")):
                 yield ("host crash", host), self._crash(after, host)
                 yield ("engine crash", host), self._vanish(after, host)
-        if (after := world.with_fault("stop")) and not self.state(world).status.terminal:
-            asked = self.write(after, Kind.STOP_REQUESTED, "alice")
-            yield ("stop",), asked._replace(stopping=self.state(asked).live is None)
+        if after := world.with_fault("stop"):  # also when it has ended: whoever asks may have looked before that
+            yield ("stop",), self.write(after, Kind.STOP_REQUESTED, "alice")
 
     def _strikes(self, world: World, p: int) -> Steps:
         if after := world.with_fault("crash"):
@@ -147,7 +170,8 @@ class Model:
                 for a in state.attempts[-1:]
             ),
             tuple([(q.alive, q.cut, *[self._thread_key(world, state, t) for t in q.threads]) for q in world.processes]),
-            (world.queue, world.containers, world.faults, world.silent, world.owned_long_ago, world.stopping),
+            (world.queue, world.containers, world.faults, world.silent, world.owned_long_ago),
+            world.onlooker and (world.onlooker[0] == world.journal and world.onlooker[1]),
         )
 
     def _log_key(self, world: World, attempt: Attempt) -> Hashable:

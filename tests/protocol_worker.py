@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from protocol_book import OUTPUT, Violation, reader
-from protocol_world import ALIVE, ENDED, HOLDS, KILLED, NO_MESSAGE, Steps, Thread, World, name
+from protocol_world import ALIVE, ENDED, HOLDS, KILLED, NO_MESSAGE, RULES, Steps, Thread, World, name
 
 from studio_celery.experiment import Attempt
 from studio_celery.journal import (
+    UNANSWERED,
     Action,
     Adopt,
     Claim,
@@ -23,7 +23,6 @@ from studio_celery.journal import (
     Observation,
     PutDown,
     Return,
-    Rules,
     Standing,
     State,
     leaves_to_others,
@@ -33,9 +32,6 @@ from studio_celery.supervisor.verdict import judge
 
 if TYPE_CHECKING:
     from protocol_model import Model
-
-RULES = Rules()
-NOW, LONG = 10.0**7, 10.0**6
 
 #: Where a thread holds the doorway of its host.
 DOORWAY = "doorway"
@@ -96,10 +92,9 @@ class Worker:
     def _observe(self, world: World, state: State) -> Observation:
         ours, live = self._in_charge(), state.live
         if live is None:
-            return Observation(ours=ours)
-        owned = dataclasses.replace(live, owned_stored_at=NOW - LONG * world.owned_long_ago)
+            return Observation(ours=ours, since_failure_seconds=RULES.retry_ceiling_seconds)  # pauses pass
         return Observation(
-            heartbeat_age_seconds=NOW - self.protocol.sign_of_life(owned, NOW - LONG * world.silent),
+            heartbeat_age_seconds=self.model.silence(world, live),
             ours=ours,
             mine=not ours and live.worker == self.name,
             owner_gone=self._gone(live),
@@ -152,7 +147,7 @@ class Worker:
                 self.model.check_loss(world)
                 world = self.model.write(world, Kind.LOST, self.name, attempt=number, reason="r")
             case GiveBack():
-                data = {"class": "store", "reason": "r", "epoch": self.state.owner_epoch}
+                data = {"class": UNANSWERED, "reason": "r", "epoch": self.state.owner_epoch}
                 world = self.model.write(world, Kind.RELEASED, self.name, **data)
             case End(kind):
                 world = self.model.write(world, kind, self.name, reason="r")

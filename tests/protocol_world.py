@@ -15,6 +15,9 @@ from studio_celery.journal import Action, Observation, Rules, Standing, State
 #: Containers are alive, ended by themselves, were killed, or vanished without an end (the host went down).
 ALIVE, ENDED, KILLED, VANISHED = "alive", "ended", "killed", "vanished"
 
+RULES = Rules()
+NOW, LONG = 10.0**7, 10.0**6
+
 #: A thread has no message, holds one, or held one whose lease has expired.
 NO_MESSAGE, HOLDS, EXPIRED = range(3)
 
@@ -52,6 +55,7 @@ class Protocol:
 
     fold: Fold = real.fold
     decide: Callable[[State, Observation, Rules], Action] = real.decide
+    decide_onlooker: Callable[[State, Observation, Rules], Action | None] = real.decide_onlooker
     decide_found: Callable[[State, int, Observation], Any] = real.decide_found
     standing: Callable[[State, int, int], Standing] = real.standing
     sign_of_life: Callable[[Attempt, float | None], float] = real.sign_of_life
@@ -103,8 +107,8 @@ class World(NamedTuple):
     silent: bool = True
     #: The patience has passed since the owner became owner.
     owned_long_ago: bool = False
-    #: Somebody who runs `studio stop` is about to write the end.
-    stopping: bool = False
+    #: What somebody who looks at an experiment that is to be stopped has read, and decided to write.
+    onlooker: tuple[int, Action] | None = None
 
     def with_process(self, p: int, process: Process) -> World:
         return self._replace(processes=(*self.processes[:p], process, *self.processes[p + 1 :]))

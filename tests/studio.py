@@ -20,7 +20,7 @@ T = TypeVar("T")
 TWENTIETH = {
     f.name: f.default / 20
     for f in dataclasses.fields(Settings)
-    if f.name.endswith("_seconds") and f.name not in ("connect_seconds", "pull_limit_seconds")
+    if f.name.endswith("_seconds") and f.name not in ("connect_seconds", "leave_seconds", "pull_limit_seconds")
 }
 
 

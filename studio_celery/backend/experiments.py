@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from celery import states
@@ -14,9 +16,11 @@ from celery import states
 from studio_celery.errors import ExperimentFailed
 from studio_celery.experiment import Attempt, Status
 from studio_celery.journal import State
+from studio_celery.overdue import settle
 from studio_celery.record import to_record
+from studio_celery.settings import Settings
 from studio_celery.store import Journal, Store
-from studio_celery.submission import EXPERIMENT_TASK
+from studio_celery.submission.request import EXPERIMENT_TASK
 
 #: Celery's word for each of ours.
 STATES = {
@@ -36,18 +40,32 @@ _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
 #: Journals kept in memory, so that looking again costs one request.
 JOURNALS = 2000
 
+#: Who records an end that is due, as the journal has it.
+BY = "result backend"
+
 #: Bytes at the end of a failed script's output in which its traceback is looked for.
 TAIL_BYTES = 32 * 1024
 
 _TRACEBACK = b"Traceback (most recent call last):"
 
 
+@dataclass
+class _Known:
+    """A journal that was looked at; one thread at a time."""
+
+    journal: Journal
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    #: When it is looked again whether an end is due, seconds of `time.monotonic`.
+    settles_at: float = 0.0
+
+
 class Experiments:
     """The experiments of one store, read; for one process, any number of threads."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
-        self._journals: OrderedDict[str, tuple[Journal, threading.Lock]] = OrderedDict()
+        self._settings = settings
+        self._journals: OrderedDict[str, _Known] = OrderedDict()
         self._lock = threading.Lock()
 
     def knows(self, task_id: str) -> bool:
@@ -55,12 +73,13 @@ class Experiments:
         return task_id in self._journals
 
     def look(self, task_id: str) -> State | None:
-        """The state now; None if there is no such experiment."""
+        """The state now, with the end that was due if one was; None if there is no such experiment."""
         if not _ID.fullmatch(task_id):
             return None
-        known = self._journals.get(task_id) or (self._store.journal(task_id), threading.Lock())
-        with known[1]:
-            state = known[0].refresh()
+        known = self._journals.get(task_id) or _Known(self._store.journal(task_id))
+        with known.lock:
+            known.journal.refresh()
+            state = self._settled(known)
         if state.experiment is None:
             return None
         with self._lock:
@@ -69,6 +88,13 @@ class Experiments:
             while len(self._journals) > JOURNALS:
                 self._journals.popitem(last=False)
         return state
+
+    def _settled(self, known: _Known) -> State:
+        """Who waits for a result is somebody who looks: what nobody else ends, ends here."""
+        if time.monotonic() >= known.settles_at and not known.journal.state.status.terminal:
+            known.settles_at = time.monotonic() + self._settings.heartbeat_seconds
+            settle(known.journal, self._store, self._settings, BY)
+        return known.journal.state
 
     def settled_at(self, task_id: str) -> float:
         """When it ended, seconds since 1970 on the store's clock; inf if it has not, -inf if there is none."""

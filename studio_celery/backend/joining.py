@@ -15,7 +15,7 @@ from celery.worker import state as worker_state
 
 from studio_celery.backend.chords import Census, Chord, part_index
 from studio_celery.errors import StoreError
-from studio_celery.submission import EXPERIMENT_TASK
+from studio_celery.submission.request import EXPERIMENT_TASK
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from celery import states
 from celery.backends.base import KeyValueStoreBackend
+from celery.result import result_from_tuple
 from celery.utils.functional import _regen
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.url import maybe_sanitize_url
@@ -26,7 +27,7 @@ from studio_celery.errors import SettingsError, StoreError
 from studio_celery.experiment import Status
 from studio_celery.journal import State
 from studio_celery.store import Item, Store
-from studio_celery.submission import EXPERIMENT_TASK
+from studio_celery.submission.request import EXPERIMENT_TASK
 from studio_celery.world import resolve
 
 #: Marks what Celery knows of an experiment; its state and result are in the journal.
@@ -73,7 +74,8 @@ class StoreBackend(KeyValueStoreBackend):
     def _here(self) -> Place:
         if self._place is None or self._place.pid != os.getpid():
             services = None if self.url else getattr(self.app, "services", None)
-            self._place = Place(services.store if services else Store(self._store_url()))
+            settings = services.settings if services else settings_module.load()
+            self._place = Place(services.store if services else Store(self._store_url()), settings)
         return self._place
 
     def _store_url(self) -> str:
@@ -147,8 +149,7 @@ class StoreBackend(KeyValueStoreBackend):
 
     def _told(self, task_id: str, state: State, kept: Mapping[str, Any] | None) -> dict[str, Any]:
         """An experiment's meta, with what Celery itself knows of it."""
-        if kept is None:
-            kept = self._kept(task_id) or {}
+        kept = (self._kept(task_id) or {}) if kept is None else kept
         if state.status is Status.SUBMITTING and kept.get("status") == states.FAILURE:
             return dict(kept)  # its submission failed half-way, and whoever tried has said so
         return self._here.experiments.meta(state, kept)
@@ -158,13 +159,18 @@ class StoreBackend(KeyValueStoreBackend):
         state = self._here.experiments.look(_text(task_id))
         return None if state is None else self._told(_text(task_id), state, None)
 
+    def called(self, request: Any) -> list[Any]:
+        """What the links and the chain of an experiment have called, as results; none before that was told."""
+        kept = insist(request, lambda: self._kept(request.id)) or {}
+        return [result_from_tuple(each, app=self.app) for each in kept.get("children") or () if EXPERIMENT in kept]
+
     def still_runs(self, task_id: Any) -> bool:
         """Whether this is known for an experiment and has not ended: the cheapest look there is, one request."""
         experiments = self._here.experiments
         if not experiments.knows(_text(task_id)):
             return False
         state = experiments.look(_text(task_id))
-        return state is not None and not state.status.terminal and state.status is not Status.SUBMITTING
+        return state is not None and not (state.status.terminal or state.status is Status.SUBMITTING)
 
     def task_result_exists(self, task_id: Any) -> bool:
         """Whether there is a result, or an experiment, of this id."""

@@ -37,7 +37,12 @@ from studio_celery.units import format_bytes, parse_bytes, parse_duration
 @click.option("--max-duration", help="Stop it after this time, as in 5h.")
 @click.option("--lifetime", help="Drop it if nobody has begun after this time.")
 @click.option("--max-attempts", type=int, default=3, help="Attempts at most when workers are lost. Default 3.")
-@click.option("--retries", type=int, default=0, help="Attempts more when the script itself fails. Default 0.")
+@click.option(
+    "--retries",
+    type=int,
+    default=0,
+    help="Attempts more when the script itself fails, after a pause that doubles. Default 0.",
+)
 @click.option("--wait", is_flag=True, help="Follow the log; Ctrl-C detaches. The exit code is the script's.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the id.")
 @setting_options("store", "broker_url")
@@ -51,7 +56,7 @@ def runner(
 ) -> None:
     """Send SCRIPT with its directory to a queue; a worker runs it. All that follows SCRIPT is the script's."""
     from studio_celery import app
-    from studio_celery.submission import make_request
+    from studio_celery.submission.request import make_request
 
     if store_is_shared:
         os.environ["STUDIO_STORE_IS_SHARED"] = "1"
@@ -63,7 +68,7 @@ def runner(
     _report(services.client, submitted, as_json)
     if wait:
         sys.stdout.flush()
-        raise SystemExit(follow_to_end(services.client, submitted.experiment.id, from_first=True))
+        raise SystemExit(follow_to_end(services.client, submitted.experiment.id, attempt=1))
 
 
 def _fields(options: dict[str, Any], default_queue: str) -> dict[str, Any]:

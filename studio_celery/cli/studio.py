@@ -12,6 +12,7 @@ from studio_celery.cli.cleaning import gc, rm
 from studio_celery.cli.edge import debug_option, print_json, sentences, setting_options
 from studio_celery.cli.follow import follow_to_end
 from studio_celery.cli.queues import queues
+from studio_celery.cli.requeueing import requeue, rerun
 from studio_celery.cli.tables import table
 from studio_celery.errors import UsageError
 from studio_celery.experiment import Status
@@ -62,7 +63,7 @@ def show(reference: str, as_json: bool) -> None:
 
 @studio.command()
 @click.argument("reference", metavar="ID")
-@click.option("-f", "--follow", is_flag=True, help="Go on until it has ended; Ctrl-C detaches.")
+@click.option("-f", "--follow", is_flag=True, help="Go on until it has ended, over further attempts; Ctrl-C detaches.")
 @click.option("-a", "--attempt", type=int, help="This attempt's output. Default: the latest.")
 @_WORLD
 @sentences
@@ -71,11 +72,9 @@ def logs(reference: str, follow: bool, attempt: int | None) -> None:
     client = _client()
     experiment_id = client.resolve(reference)
     if follow:
-        raise SystemExit(follow_to_end(client, experiment_id))
-    offset = 0
-    while (part := client.log(experiment_id, offset, attempt)).data:
-        sys.stdout.buffer.write(part.data)
-        offset = part.offset
+        raise SystemExit(follow_to_end(client, experiment_id, attempt=attempt))
+    for piece in client.output(experiment_id, attempt):
+        sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()
 
 
@@ -148,7 +147,8 @@ def workers(as_json: bool) -> None:
     if as_json:
         print_json(found)
     for worker in found if not as_json else []:
-        running = ", ".join(worker["running"]) or "idle"
+        idle = f"takes nothing: {worker['takes_nothing']}" if worker.get("takes_nothing") else "idle"
+        running = ", ".join(worker["running"]) or idle
         click.echo(f"{worker['id']}  {','.join(worker['queues'])}  {len(worker['cards'])} cards  {running}")
 
 
@@ -177,6 +177,8 @@ def up(queues: tuple[str, ...]) -> None:
 
 studio.add_command(broker)
 studio.add_command(queues)
+studio.add_command(requeue)
+studio.add_command(rerun)
 studio.add_command(rm)
 studio.add_command(gc)
 

@@ -36,7 +36,7 @@ def worker(
     if not names:
         raise click.UsageError("Name at least one queue: studio-start-remote-worker QUEUE.")
     from studio_celery import app
-    from studio_celery.worker import DETACH_ON_STOP, IDLE_SECONDS, SINGLE_RUN
+    from studio_celery.worker.steps import DETACH_ON_STOP, IDLE_SECONDS, SINGLE_RUN
 
     if detach_on_stop:
         os.environ[DETACH_ON_STOP] = "1"

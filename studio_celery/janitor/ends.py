@@ -61,7 +61,7 @@ class Ends:
     def _settle(self, experiment_id: str, now: float) -> None:
         journal = self._store.journal(experiment_id)
         journal.refresh()
-        due = due_at(settle(journal, lambda: now, self._settings, self._worker_id), self._settings)
+        due = due_at(settle(journal, self._store, self._settings, self._worker_id, lambda: now), self._settings)
         if due is None:
             self._due.pop(experiment_id, None)
         else:

@@ -12,10 +12,12 @@ from studio_celery.errors import StudioError
 from studio_celery.janitor.attempts import Leftovers
 from studio_celery.janitor.caches import Trimmer
 from studio_celery.janitor.ends import Ends
+from studio_celery.janitor.requeues import Requeues
 from studio_celery.janitor.workers import Roll
 from studio_celery.locks import try_lock
 
 if TYPE_CHECKING:
+    from studio_celery.submission.broker import Broker
     from studio_celery.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -27,7 +29,8 @@ STOP_SECONDS = 1.0
 class Janitor:
     """Makes rounds beside a supervisor; of all janitors of a `STUDIO_HOME` one at a time, which saves work."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Supervisor, broker: Broker | None = None) -> None:
+        """Without a broker nothing is queued again."""
         settings, store, identity = supervisor.settings, supervisor.store, supervisor.identity
         self._interval = settings.janitor_seconds
         self._lock = settings.home / "run" / "workers" / "janitor.lock"
@@ -35,6 +38,7 @@ class Janitor:
         self._roll = Roll(store, settings.home, settings.forget_seconds)
         self._trimmer = Trimmer(settings.home, settings.cache_bytes)
         self._ends = Ends(store, settings, identity.id)
+        self._requeues = Requeues(broker, store, settings, identity.id) if broker else None
         self._runtime = supervisor.runtime
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
@@ -61,6 +65,7 @@ class Janitor:
                 self._trimmer.trim,
                 lambda: self._roll.call(self._leftovers.owners),
                 self._ends.record,
+                *([self._requeues.send] if self._requeues else ()),
             )
             for step in steps:
                 if self._over.is_set():

@@ -14,7 +14,7 @@ from studio_celery.store import Store
 logger = logging.getLogger(__name__)
 
 #: Lock file of a worker; others in its directory have no such end.
-_LOCK_FILE = re.compile(r"(.+-[0-9a-f]{8})\.lock")
+_LOCK_FILE = re.compile(r"(.+-[0-9a-f]{8})\.(?:lock|new)")
 
 
 class Roll:

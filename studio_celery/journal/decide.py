@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from studio_celery.experiment import Attempt, Status
-from studio_celery.journal.entries import Kind
+from studio_celery.journal.entries import RETRY, Kind
 from studio_celery.journal.fold import State
 from studio_celery.units import format_duration
 
 if TYPE_CHECKING:
     from studio_celery.settings import Settings
+
+
+#: The first pause of a released experiment that comes back to who released it is so small a part of the whole rest.
+REST_PARTS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +28,15 @@ class Rules:
     patience_floor_seconds: float = 60.0
     patience_ceiling_seconds: float = 600.0
     patience_fraction: float = 0.1
+    #: How long a worker leaves to others what it has released; doubled each time, up to the ceiling.
+    rest_seconds: float = 30.0
+    rest_ceiling_seconds: float = 300.0
+    #: Pause between a script's failure and its next attempt; doubled each time, up to the ceiling.
+    retry_seconds: float = 10.0
+    retry_ceiling_seconds: float = 300.0
     release_limit: int = 10
-    release_workers: int = 3
+    #: Hosts that must have had a share in as many releases, unless they took longer than the window.
+    release_hosts: int = 3
     release_window_seconds: float = 3600.0
 
     @classmethod
@@ -35,6 +46,10 @@ class Rules:
             patience_floor_seconds=settings.patience_floor_seconds,
             patience_ceiling_seconds=settings.patience_ceiling_seconds,
             patience_fraction=settings.patience_fraction,
+            rest_seconds=settings.defer_seconds,
+            rest_ceiling_seconds=settings.defer_ceiling_seconds,
+            retry_seconds=settings.retry_seconds,
+            retry_ceiling_seconds=settings.defer_ceiling_seconds,
             release_limit=settings.release_limit,
             release_window_seconds=settings.release_window_seconds,
         )
@@ -44,6 +59,18 @@ class Rules:
         return min(
             self.patience_ceiling_seconds, max(self.patience_floor_seconds, run_seconds * self.patience_fraction)
         )
+
+    def rest(self, releases: int) -> float:
+        """How long a worker leaves an experiment to others after so many releases."""
+        return _doubled(self.rest_seconds, releases, self.rest_ceiling_seconds)
+
+    def pause(self, failures: int) -> float:
+        """How long after so many failures of its script an experiment's next attempt begins."""
+        return _doubled(self.retry_seconds, failures, self.retry_ceiling_seconds)
+
+
+def _doubled(first: float, times: int, ceiling: float) -> float:
+    return min(ceiling, first * 2.0 ** min(times - 1, 30)) if times else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +83,12 @@ class Observation:
     run_seconds: float = 0.0
     #: Seconds since `submitted`.
     age_seconds: float = 0.0
+    #: How often this very worker released it since anybody last ran it.
+    releases_here: int = 0
+    #: Seconds since the latest of them.
+    since_release_seconds: float = 0.0
+    #: Seconds since the script of the latest attempt failed, if it is to be tried again.
+    since_failure_seconds: float = 0.0
     #: Another thread of this very process has the experiment in hand.
     ours: bool = False
     #: Its owner is this very process, which has it not in hand: the answer to its claim was lost.
@@ -126,6 +159,7 @@ class Defer:
     """Somebody else looks after it: come back in so many seconds."""
 
     seconds: float
+    why: str = "another worker looks after it"
 
 
 Action = Return | Enqueue | Claim | Adopt | DeclareLost | GiveBack | End | Defer
@@ -141,7 +175,29 @@ def decide(state: State, seen: Observation, rules: Rules) -> Action:
         return Enqueue()
     if state.live:
         return _decide_live(state.live, seen, rules)
-    return end_without_attempt(state, seen, rules) or Claim(len(state.attempts) + 1)
+    return (
+        end_without_attempt(state, seen, rules)
+        or _leave(seen, rules)
+        or _pause(state, seen, rules)
+        or Claim(len(state.attempts) + 1)
+    )
+
+
+def _leave(seen: Observation, rules: Rules) -> Defer | None:
+    """Not here, for a while: it is offered to all again and again, often at first, so that another may begin soon."""
+    whole = rules.rest(seen.releases_here)
+    left = whole - seen.since_release_seconds
+    if left <= 0:
+        return None
+    return Defer(min(left, max(whole / REST_PARTS, seen.since_release_seconds)), "this worker has just released it")
+
+
+def _pause(state: State, seen: Observation, rules: Rules) -> Defer | None:
+    """Not yet: what made the script fail may need a while to pass."""
+    if not state.attempts or state.attempts[-1].over != RETRY:
+        return None
+    left = rules.pause(state.script_failures) - seen.since_failure_seconds
+    return Defer(left, "its script failed a moment ago") if left > 0 else None
 
 
 def _decide_live(live: Attempt, seen: Observation, rules: Rules) -> Action:
@@ -159,8 +215,33 @@ def _decide_live(live: Attempt, seen: Observation, rules: Rules) -> Action:
     return DeclareLost(live.number, f"worker lost: {gone}")
 
 
+def decide_onlooker(state: State, seen: Observation, rules: Rules) -> DeclareLost | End | None:
+    """What anybody who looks may record, with or without a message; None if nothing is due.
+
+    An experiment that somebody wants stopped does not wait for its message when its owner is silent: what may still run
+    on that owner's host is put down there, by the owner or by who finds it.
+    """
+    if state.live is None:
+        return _end_by_record(state, seen)
+    silent = seen.heartbeat_age_seconds
+    if state.stop_requested_by and silent > rules.patience(seen.run_seconds):
+        return DeclareLost(state.live.number, f"worker lost: no heartbeat for {format_duration(silent)}")
+    return None
+
+
 def end_without_attempt(state: State, seen: Observation, rules: Rules) -> End | None:
-    """The end that is due although nobody owns the experiment, if any; whoever looks may record it."""
+    """The end that is due although nobody owns the experiment, if any; a worker with the message records it."""
+    if state.live or state.status.terminal:
+        return None
+    if end := _end_by_record(state, seen):
+        return end
+    if _released_too_often(state, rules):
+        return End(Kind.FAILED, f"{state.reason} (given up after {len(state.early_releases)} releases)")
+    return None
+
+
+def _end_by_record(state: State, seen: Observation) -> End | None:
+    """The same as far as it follows from what was submitted, and from no setting of a worker's."""
     experiment = state.experiment
     if experiment is None or state.live or state.status.terminal:
         return None
@@ -171,8 +252,6 @@ def end_without_attempt(state: State, seen: Observation, rules: Rules) -> End | 
         return End(Kind.EXPIRED, f"waited longer than --lifetime {format_duration(lifetime)}")
     if state.interrupted >= experiment.max_attempts:
         return End(Kind.FAILED, f"{state.attempts[-1].reason}, {_count(state.interrupted, 'attempt')}")
-    if _released_too_often(state, rules):
-        return End(Kind.FAILED, f"{state.reason} (given up after {len(state.early_releases)} releases)")
     return None
 
 
@@ -180,8 +259,8 @@ def _released_too_often(state: State, rules: Rules) -> bool:
     releases = state.early_releases
     if len(releases) < rules.release_limit:
         return False
-    workers = len({worker for worker, _ in releases})
-    return workers >= rules.release_workers or releases[-1][1] - releases[0][1] > rules.release_window_seconds
+    hosts = len({host for host, _ in releases})
+    return hosts >= rules.release_hosts or releases[-1][1] - releases[0][1] > rules.release_window_seconds
 
 
 def _count(number: int, noun: str) -> str:

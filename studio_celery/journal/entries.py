@@ -7,11 +7,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from studio_celery.experiment import NewerSchema
+
+#: Version of the entries that are written. A worker defers what is newer than this.
+ENTRY_SCHEMA = 1
+
 
 class Kind(StrEnum):
     """What an entry decides."""
 
     SUBMITTED = "submitted"
+    #: A message is in the queue. `again`: one more, because the former may be lost; whatever runs meanwhile runs on.
     QUEUED = "queued"
     CLAIMED = "claimed"
     ADOPTED = "adopted"
@@ -29,6 +35,12 @@ class Kind(StrEnum):
 
 #: Release class of an attempt whose script failed and may be tried again.
 RETRY = "retry"
+
+#: Release class of a claim whose answer was lost: nothing was begun.
+UNANSWERED = "claim"
+
+#: Release class of what a worker had not started when it was told to stop.
+LEAVING = "worker"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +61,21 @@ class Entry:
 
     def to_dict(self) -> dict[str, Any]:
         """What is stored."""
-        return {"schema": 1, "kind": self.kind.value, "by": self.by, "at": self.at, "nonce": self.nonce, **self.data}
+        return {
+            "schema": ENTRY_SCHEMA,
+            "kind": self.kind.value,
+            "by": self.by,
+            "at": self.at,
+            "nonce": self.nonce,
+            **self.data,
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], stored_at: float = 0.0) -> Entry:
-        """Rebuild from what is stored."""
+        """Rebuild from what is stored; `NewerSchema` if a newer version wrote it."""
+        schema = data.get("schema", 0)
+        if schema > ENTRY_SCHEMA:
+            raise NewerSchema(schema, "journal entry", ENTRY_SCHEMA)
         rest = {k: v for k, v in data.items() if k not in ("schema", "kind", "by", "at", "nonce")}
         return cls(
             kind=Kind(data["kind"]),

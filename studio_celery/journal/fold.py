@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from studio_celery.experiment import Attempt, Experiment, Status
+from studio_celery.experiment import Attempt, Experiment, Status, digest_of
 from studio_celery.journal.entries import RETRY, Entry, Kind
 
 
@@ -34,7 +34,13 @@ class State:
     artifacts: tuple[Mapping[str, Any], ...] = ()
     removed: bool = False
     submitted_stored_at: float = 0.0
-    #: (worker, stored_at) of releases that came before the script had started.
+    #: Number of the latest entry that says that a message is in the queue, and when it was stored.
+    queued_seq: int = 0
+    queued_stored_at: float = 0.0
+    #: Of the record as it was submitted; the message carries the same.
+    digest: str = ""
+    #: (host, stored_at) of releases that came before the script had started. Hosts, because a worker that is started
+    #: again has another id and the same broken engine.
     early_releases: tuple[tuple[str, float], ...] = ()
 
     @property
@@ -78,15 +84,23 @@ def fold(state: State, entry: Entry) -> State:
 
 
 def _submitted(state: State, entry: Entry) -> State:
+    record = entry.data["experiment"]
     return dataclasses.replace(
-        state, experiment=Experiment.from_dict(entry.data["experiment"]), submitted_stored_at=entry.stored_at
+        state,
+        experiment=Experiment.from_dict(record),
+        digest=digest_of(record),
+        submitted_stored_at=entry.stored_at,
     )
 
 
 def _queued(state: State, entry: Entry) -> State:
-    if state.live:
+    again = entry.data.get("again", False)
+    if again and state.status is Status.SUBMITTING:
+        raise NotAllowed("it was not queued before")
+    if state.live and not again:
         raise NotAllowed("an attempt is alive")
-    return dataclasses.replace(state, status=Status.WAITING)
+    status = state.status if state.live else Status.WAITING
+    return dataclasses.replace(state, status=status, queued_seq=state.seq + 1, queued_stored_at=entry.stored_at)
 
 
 def _claimed(state: State, entry: Entry) -> State:
@@ -161,10 +175,11 @@ def _released(state: State, entry: Entry) -> State:
         reason=reason,
         exit_code=entry.data.get("exit_code"),
         finished_at=entry.at,
+        released_stored_at=entry.stored_at,
     )
     # A start that was not seen to succeed may have: `began` says that something of the script was found.
     began = live.started_at is not None or release_class == RETRY or entry.data.get("began", False)
-    early = () if began else ((entry.by, entry.stored_at),)
+    early = () if began else ((live.host, entry.stored_at),)
     return _with_live(state, over, status=Status.WAITING, reason=reason, early_releases=(*state.early_releases, *early))
 
 

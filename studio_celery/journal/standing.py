@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import takewhile
 
+from studio_celery.experiment import Attempt
 from studio_celery.journal.decide import Adopt, Observation
+from studio_celery.journal.entries import LEAVING, UNANSWERED
 from studio_celery.journal.fold import State
 
 
@@ -33,9 +36,24 @@ def standing(state: State, number: int, epoch: int) -> Standing:
 
 
 def leaves_to_others(state: State, worker: str) -> bool:
-    """Whether this worker released the latest attempt, so that another one should have the next."""
+    """Whether this worker released the latest attempt because it could not run it: another should have the next."""
     last = state.attempts[-1] if state.attempts else None
-    return last is not None and last.over == "released" and last.worker == worker and not state.status.terminal
+    return last is not None and last.worker == worker and _could_not(last) and not state.status.terminal
+
+
+def releases_by(state: State, worker: str) -> tuple[int, float]:
+    """(how often this worker released it since anybody last ran it, when it last did so on the store's clock)."""
+    releases = [a for a in takewhile(_was_released, reversed(state.attempts)) if a.worker == worker and _could_not(a)]
+    return len(releases), releases[0].released_stored_at if releases else 0.0
+
+
+def _was_released(attempt: Attempt) -> bool:
+    return attempt.over == "released"
+
+
+def _could_not(attempt: Attempt) -> bool:
+    """Whether its owner released it because it could not run it."""
+    return _was_released(attempt) and attempt.release_class not in (LEAVING, UNANSWERED)
 
 
 @dataclass(frozen=True)

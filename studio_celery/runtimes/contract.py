@@ -39,6 +39,10 @@ class Launch:
     resources: Resources = field(default_factory=Resources)
     #: Ids of the cards reserved for this attempt; exactly these are visible to it.
     cards: tuple[str, ...] = ()
+    #: Bytes on the disk that its output may have there at a time, and how long the script is held up for room; None:
+    #: no limit, where files cannot be freed of what is stored.
+    spool_bytes: int | None = None
+    hold_seconds: float = 0.0
 
     @property
     def workspace(self) -> Path:

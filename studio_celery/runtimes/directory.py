@@ -39,7 +39,7 @@ class Ending:
     """What the shim wrote when the script had ended."""
 
     exit: Exit
-    #: Somebody sent SIGTERM to the shim, or SIGKILL to the script: it may have been the host that went down.
+    #: Somebody sent SIGTERM to the shim, or SIGTERM or SIGKILL to the script: it may have been the host that went down.
     interrupted: bool
 
 
@@ -102,6 +102,13 @@ def write_command(launch: Launch, interpreter: str) -> None:
     (launch.io / "argv.new").replace(launch.io / "argv")
 
 
+def shim_options(launch: Launch) -> list[str]:
+    """What the shim is told beside the directory."""
+    if launch.spool_bytes is None:
+        return []
+    return [f"--spool={launch.spool_bytes}", f"--hold={launch.hold_seconds}"]
+
+
 def script_variables(launch: Launch, artifacts: str, home: str, defaults: Mapping[str, str]) -> dict[str, str]:
     """The script's environment: defaults, then what the submitter wants, then what only the runtime may say."""
     wanted = {name: value for name, value in launch.environment.items() if name not in CARD_VARIABLES}
@@ -150,7 +157,7 @@ def read_ending(directory: Path) -> Ending | None:
     if (exit_code is None) == (number is None):
         return None
     out_of_memory = bool(_integer(record.get("oom_kills"))) and exit_code != 0
-    killed = number == signal.SIGKILL and not out_of_memory
+    killed = number in (signal.SIGKILL, signal.SIGTERM) and not out_of_memory
     return Ending(Exit(exit_code, number, out_of_memory), interrupted=killed or record.get("terminated") is True)
 
 

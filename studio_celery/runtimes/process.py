@@ -21,7 +21,7 @@ from typing import Any
 
 from studio_celery.errors import EngineUnavailable, RuntimeFailure
 from studio_celery.experiment import Resources
-from studio_celery.runtimes import directory, installer, processes, shim
+from studio_celery.runtimes import directory, host, installer, processes, shim
 from studio_celery.runtimes.contract import Cancelled, Exit, Handle, Launch, Progress
 from studio_celery.runtimes.environments import Environments, Recipe
 from studio_celery.settings import Settings
@@ -105,11 +105,14 @@ class ProcessRuntime:
         identity = shim_of(handle)
         if identity is not None and identity.alive() and directory.read_ending(handle.directory) is None:
             return None
-        rebooted = identity is not None and identity.boot_id != processes.boot_id()
         ending = directory.read_ending(handle.directory)
-        if ending is not None and not (ending.interrupted and rebooted):
+        if ending is not None and not ending.interrupted:
             return ending.exit
-        return Exit(lost="the host was rebooted" if rebooted else "the shim beside the script was killed")
+        if identity is not None and identity.boot_id != processes.boot_id():
+            return Exit(lost="the host was rebooted")
+        if ending is None:
+            return Exit(lost="the shim beside the script was killed")
+        return Exit(lost="the host is going down") if host.going_down() else ending.exit
 
     def stop(self, handle: Handle, grace_seconds: float) -> None:
         """SIGTERM, grace, then SIGKILL to every process that the attempt started."""
@@ -183,7 +186,8 @@ class ProcessRuntime:
             environment = Path(self._interpreter(launch)).parent
             variables["PATH"] = f"{environment}:{variables.get('PATH', '')}"
             variables["VIRTUAL_ENV"] = str(environment.parent)
-        command = [sys.executable, "-E", "-S", shim.__file__, "--daemon", str(launch.io)]
+        options = directory.shim_options(launch)
+        command = [sys.executable, "-E", "-S", shim.__file__, "--daemon", *options, str(launch.io)]
         variables.update(CUDA_VISIBLE_DEVICES="", NVIDIA_VISIBLE_DEVICES="void")
         try:
             subprocess.run(

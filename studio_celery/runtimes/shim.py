@@ -1,6 +1,6 @@
 """The shim beside a script: copies its output to a file byte for byte, and writes down how it ended.
 
-    python3 -E -S shim.py [--daemon] IO_DIRECTORY
+    python3 -E -S shim.py [--daemon] [--spool=BYTES --hold=SECONDS] IO_DIRECTORY
 
 Runs inside any image that has Python 3.6 or later, so: standard library only, and no import of studio_celery. The
 directory holds `argv` (the command, its parts separated by NUL bytes); the shim writes there
@@ -12,6 +12,10 @@ directory holds `argv` (the command, its parts separated by NUL bytes); the shim
 SIGTERM and SIGINT are forwarded to the script's process group as SIGTERM; SIGUSR1 kills the group (with --daemon every
 descendant), and the shim still saves the last output. A full disk loses output but never stops the script. With
 --daemon the shim leaves its parent and becomes a session of its own; the command returns when the script runs.
+
+With --spool the log may have so many bytes on the disk. Whoever copies it elsewhere frees its beginning meanwhile; when
+there is no room, the script is held up (nothing reads its pipe) as long as room is being made, and after --hold seconds
+without any its output is dropped, which the log says in one line as soon as there is room again, or at the end.
 """
 
 import contextlib
@@ -33,6 +37,12 @@ DRAIN_SECONDS = 2.0
 #: Room kept for `exit.json` from the start, so that a full disk cannot prevent it.
 RESERVED_BYTES = 4096
 
+#: Time between two looks for room, seconds.
+ROOM_SECONDS = 0.02
+
+#: What the last words of a script may have beyond the limit: a pipe, and what is said by those that it left behind.
+LAST_WORDS_BYTES = 1024 * 1024
+
 #: Rounds of killing descendants, 10 ms apart; more than one because they may fork meanwhile.
 KILL_ROUNDS = 300
 
@@ -49,40 +59,103 @@ def utc_now() -> str:
 
 
 class Log:
-    """The file with the output, append only."""
+    """The file with the output, append only; with a limit to the bytes that it has on the disk."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limit: "int | None" = None) -> None:
         self._fd = os.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        #: Bytes that could not be written, in all and since the last note about it.
+        self._limit = limit
+        #: Bytes that could not be written, in all and since the last note about it, and why.
         self.lost = 0
         self._unnoted = 0
+        self._why = b""
+        #: The last of what there was no room for.
+        self._tail = b""
+
+    def room(self) -> "int | None":
+        """Bytes that it may still grow by, None without a limit."""
+        return None if self._limit is None else self._limit - self._used()
+
+    def _used(self) -> int:
+        """Bytes that it has on the disk: what was freed, and what the file system has put by, is not counted."""
+        found = os.fstat(self._fd)
+        allotted = found.st_blocks * 512
+        if self._limit is None or allotted + CHUNK_BYTES <= self._limit:
+            return allotted
+        try:
+            return min(allotted, found.st_size - os.lseek(self._fd, 0, os.SEEK_DATA))
+        except OSError:
+            return 0  # there is no data in it
+
+    def full(self) -> bool:
+        """Whether there is no room for what one read can bring."""
+        room = self.room()
+        return room is not None and room < CHUNK_BYTES
+
+    def allow_last_words(self) -> None:
+        """Take a little more than the limit: nothing much will follow."""
+        if self._limit is not None:
+            self._limit = max(self._limit, self._used()) + LAST_WORDS_BYTES
 
     def write(self, data: bytes) -> None:
         """Append; what cannot be written is counted, and noted as soon as something can be."""
-        note = b""
-        if self._unnoted:
-            note = b"\n[studio] %d bytes of output were lost: the disk was full\n" % self._unnoted
-        left = memoryview(note + data)
+        data = self._tail + data
+        self._tail = b""
+        if self.full():
+            self._tail = data[-CHUNK_BYTES:]
+            return self._lose(
+                len(data) - len(self._tail), b"this worker's disk held all that the store did not take yet"
+            )
+        left = memoryview(self._note() + data)
         while left:
             try:
                 left = left[os.write(self._fd, left) :]
             except OSError:
-                dropped = min(len(left), len(data))
-                self.lost += dropped
-                self._unnoted += dropped
-                return
+                return self._lose(min(len(left), len(data)), b"the disk was full")
         self._unnoted = 0
+        return None
+
+    def _note(self) -> bytes:
+        if not self._unnoted:
+            return b""
+        return b"\n[studio] %d bytes of output were lost: %s\n" % (self._unnoted, self._why)
+
+    def _lose(self, count: int, why: bytes) -> None:
+        self.lost += count
+        self._unnoted += count
+        self._why = why
 
     def size(self) -> int:
         """Bytes in the file."""
         return os.fstat(self._fd).st_size
 
 
+class Patience:
+    """How long a script is held up for room: while room is being made, and then for a time."""
+
+    def __init__(self, log: Log, seconds: float) -> None:
+        self._log = log
+        self._seconds = seconds
+        self._room = 0
+        self._since = None  # type: float | None
+
+    def lasts(self) -> bool:
+        """Whether to wait now: there is no room, and may soon be some."""
+        if not self._log.full():
+            self._since = None
+            return False
+        room = self._log.room() or 0
+        if self._since is None or room > self._room:
+            self._since = time.monotonic()
+        self._room = room
+        return time.monotonic() - self._since < self._seconds
+
+
 class Script:
     """The running script: its process group, its pipe, and the signals that reach the shim."""
 
-    def __init__(self, log: Log, daemon: bool) -> None:
+    def __init__(self, log: Log, daemon: bool, patience: Patience) -> None:
         self._log = log
+        self._patience = patience
         self._daemon = daemon
         self._pipe, self._pipe_end = os.pipe()
         self._wake = _wake_on_signals()
@@ -108,7 +181,9 @@ class Script:
     def follow(self) -> None:
         """Copy output and forward signals until the script has ended."""
         while not self._ended:
-            ready = select.select(self._watched, [], [])[0]
+            waits = self._pipe in self._watched and self._patience.lasts()
+            watched = [self._wake] if waits else self._watched
+            ready = select.select(watched, [], [], ROOM_SECONDS if waits else None)[0]
             if self._wake in ready:
                 self._obey(os.read(self._wake, 512))
             if self._pipe in ready and not self._copy():
@@ -116,6 +191,7 @@ class Script:
 
     def finish(self) -> int:
         """Save the rest of the output, end what the script left behind, and return its wait status."""
+        self._log.allow_last_words()
         deadline = time.monotonic() + DRAIN_SECONDS
         while self._pipe in self._watched:
             left = deadline - time.monotonic()
@@ -125,6 +201,7 @@ class Script:
         for _ in range(16):  # 16 chunks are the most that a pipe holds
             if not select.select([self._pipe], [], [], 0)[0] or not self._copy():
                 break
+        self._log.write(b"")
         return os.waitpid(self.pid, 0)[1]
 
     def _copy(self) -> bool:
@@ -269,12 +346,15 @@ def detach(directory: Path) -> int:
 
 def main(arguments: "list[str]") -> int:
     """Run the command to its end; the exit code is the script's, or 128 + signal."""
-    daemon = arguments[0] == "--daemon"
+    daemon = "--daemon" in arguments[:-1]
+    options = dict(argument.split("=", 1) for argument in arguments[:-1] if "=" in argument)
     directory = Path(arguments[-1])
     argv = (directory / "argv").read_bytes().split(b"\0")
     ready = detach(directory) if daemon else None
-    log, reserved = Log(directory / "log"), reserve(directory)
-    script, started_at = Script(log, daemon), utc_now()
+    log = Log(directory / "log", int(options["--spool"]) if "--spool" in options else None)
+    reserved = reserve(directory)
+    patience = Patience(log, float(options.get("--hold", "0")))
+    script, started_at = Script(log, daemon, patience), utc_now()
     code = script.start(argv)
     if ready is not None:
         write_pid(directory, script.pid)

@@ -50,6 +50,32 @@ class Store:
         self.objects.put(_marker_key(experiment), b"")
         return journal
 
+    def put_message(self, experiment_id: str, message: bytes) -> None:
+        """Keep the experiment's message, so that it can be sent again."""
+        self.objects.put(_message_key(experiment_id), message)
+
+    def message(self, experiment_id: str) -> bytes:
+        """What `put_message` kept; `KeyError` if there is none."""
+        return self.objects.get(_message_key(experiment_id))
+
+    def take_turn(self, experiment_id: str, queued_seq: int, *, turn_seconds: float) -> bool:
+        """Be the one who queues it again after its entry `queued_seq`; False if somebody else is, or was.
+
+        Who took the turn longer ago than `turn_seconds` and did not append another `queued` has ended without it.
+        """
+        key = _turn_key(experiment_id, queued_seq)
+        if self.objects.create(key, b""):
+            return True
+        with suppress(KeyError):
+            if self.now() - self.objects.head(key).modified <= turn_seconds:
+                return False
+        self.objects.delete(key)
+        return self.objects.create(key, b"")
+
+    def end_turn(self, experiment_id: str, queued_seq: int) -> None:
+        """Let somebody else try, or clear away: the turn is over."""
+        self.objects.delete(_turn_key(experiment_id, queued_seq))
+
     def recent(self) -> Iterator[str]:
         """Ids of experiments, the latest first, found by their hour markers."""
         for item in self.markers():
@@ -58,7 +84,9 @@ class Store:
     def markers(self) -> Iterator[Item]:
         """The ids of `recent` as keys, with the time at which they were recorded."""
         for hour in reversed(self.objects.folders("index")):
-            for item in reversed(self.objects.listing(f"index/{hour}")):
+            # Ids that a canvas gave do not sort by time.
+            items = sorted(self.objects.listing(f"index/{hour}"), key=lambda item: (item.modified, item.key))
+            for item in reversed(items):
                 yield Item(item.key.rsplit("/", 1)[-1], item.size, item.modified)
 
     def now(self) -> float:
@@ -162,9 +190,11 @@ class Store:
         return [Item(decode_name(item.key.removeprefix(f"{prefix}/")), item.size, item.modified) for item in items]
 
     def clear(self, experiment: Experiment) -> None:
-        """Remove all of an experiment but its journal: marker, heartbeats, output, artifacts."""
+        """Remove all of an experiment but its journal: marker, message, heartbeats, output, artifacts."""
         self.objects.delete(_marker_key(experiment))
-        self.objects.delete_all(item.key for item in self.objects.listing(f"experiments/{experiment.id}/attempts"))
+        self.objects.delete(_message_key(experiment.id))
+        for part in ("attempts", "turns"):
+            self.objects.delete_all(item.key for item in self.objects.listing(f"experiments/{experiment.id}/{part}"))
 
     def artifact_stream(self, experiment_id: str, attempt: int, key: str) -> Iterator[bytes]:
         """One file of an artifact in pieces; `KeyError` if there is none."""
@@ -174,6 +204,14 @@ class Store:
 def _marker_key(experiment: Experiment) -> str:
     hour = experiment.submitted_at[:13].replace("-", "")
     return f"index/{hour}/{experiment.id}"
+
+
+def _message_key(experiment_id: str) -> str:
+    return f"experiments/{experiment_id}/message.json"
+
+
+def _turn_key(experiment_id: str, queued_seq: int) -> str:
+    return f"experiments/{experiment_id}/turns/{queued_seq:06d}"
 
 
 def _heartbeat_key(experiment_id: str, attempt: int) -> str:

@@ -28,6 +28,9 @@ _CLIENT: Any = {"timeout": "60s", "connect_timeout": "5s"}
 #: Objects that one request may remove: what S3 allows.
 _DELETED_TOGETHER = 1000
 
+#: What can be done with an object only if there is one; a write that finds nothing misses the bucket itself.
+_OF_ONE = frozenset({"read", "removed"})
+
 #: Processes from which obstore was used, in the memory that a forked child inherits: it hangs in the child.
 _users: set[int] = set()
 
@@ -54,6 +57,7 @@ class Objects:
         self.url = url
         self.root = _local_root(url)
         self._store = self._open()
+        self._mounted = self.root is not None and self.root.is_mount()
 
     def _open(self) -> Any:
         try:
@@ -72,13 +76,20 @@ class Objects:
         except (BaseError, ValueError) as exc:
             raise SettingsError(f"STUDIO_STORE {self.url} cannot be used: {_first_line(exc)}") from exc
 
+    def _check_root(self) -> None:
+        """Raise `StoreError` if the directory has gone, or what was mounted there: a new one would be another store."""
+        if self.root is None or (self.root.is_mount() if self._mounted else self.root.is_dir()):
+            return
+        raise StoreError(f"The store {self.url} is not there: bring its directory back, or mount it again.")
+
     def _call(self, what: str, key: str, call: Callable[[], Any]) -> Any:
         _users.add(os.getpid())
+        self._check_root()
         try:
             return call()
-        except (NotFoundError, FileNotFoundError, NotADirectoryError):
-            raise KeyError(key) from None
         except (BaseError, OSError, ValueError) as exc:
+            if what in _OF_ONE and isinstance(exc, NotFoundError | FileNotFoundError | NotADirectoryError):
+                raise KeyError(key) from None
             raise StoreError(
                 f"The store {self.url} cannot be {what} ({key}): {_first_line(exc)} "
                 "Check that it is reachable and that you may use it."
@@ -155,7 +166,7 @@ class Objects:
     def delete(self, key: str) -> None:
         """Remove; an object that is not there is no error."""
         with suppress(KeyError):
-            self._call("written", key, lambda: obstore.delete(self._store, key))
+            self._call("removed", key, lambda: obstore.delete(self._store, key))
 
     def delete_all(self, keys: Iterable[str]) -> None:
         """Remove many, with few requests where the store can; what is not there is no error."""
@@ -166,7 +177,7 @@ class Objects:
     def _delete(self, keys: list[str]) -> None:
         if self.root is None:
             with suppress(KeyError):
-                self._call("written", keys[0], lambda: obstore.delete(self._store, keys))
+                self._call("removed", keys[0], lambda: obstore.delete(self._store, keys))
                 return
         for key in keys:
             self.delete(key)

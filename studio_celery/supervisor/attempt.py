@@ -10,16 +10,18 @@ from pathlib import Path
 
 from studio_celery.errors import RuntimeFailure, StoreError, WorkspaceError
 from studio_celery.experiment import Experiment
-from studio_celery.gpus import Reservation
+from studio_celery.gpus import Reservation, lost
 from studio_celery.journal import Kind
 from studio_celery.runtimes.contract import Cancellation, Exit, Handle, Launch, Runtime
 from studio_celery.settings import Settings
 from studio_celery.store import Journal, LogWriter, Store
+from studio_celery.supervisor.copier import Copier
 from studio_celery.supervisor.doorway import doorway
 from studio_celery.supervisor.keepsakes import Kept, collect, keep
 from studio_celery.supervisor.ledger import Detached, Ledger
 from studio_celery.supervisor.premises import Premises
 from studio_celery.supervisor.preparation import Preparation
+from studio_celery.supervisor.spool import Spool
 from studio_celery.supervisor.verdict import Verdict, judge
 from studio_celery.supervisor.watch import Watch
 
@@ -119,8 +121,11 @@ class AttemptRun:
             runtime=self._runtime,
             experiment=self.experiment,
             attempt=self.attempt,
+            home=self._settings.home,
             directory=self._premises.directory,
             cards=self.cards.ids if self.cards else (),
+            spool_bytes=self._settings.log_spool_bytes,
+            hold_seconds=self._settings.log_hold_seconds,
         )
         return preparation.run(self._watch.tell, self._cancelled)
 
@@ -178,10 +183,14 @@ class AttemptRun:
 
     def _follow(self, handle: Handle) -> Verdict | None:
         """Look after it until its end; None if it is no longer ours."""
-        writer, looks, too_long = self._log_writer(), 0, False
+        with self._copier(handle) as copier:
+            return self._follow_copied(handle, copier)
+
+    def _follow_copied(self, handle: Handle, copier: Copier) -> Verdict | None:
+        looks, too_long = 0, False
         deadline = self._deadline()
-        next_copy = 0.0
         while True:
+            copier.check()
             exit = self._poll(handle) if self._due(handle, looks) else None
             too_long = too_long or (exit is None and time.time() > deadline)
             if self._handed_over:
@@ -194,14 +203,10 @@ class AttemptRun:
             if exit is not None:
                 if not self._ledger.read_as_owner():
                     return None
-                self._copy_log(writer, handle.log)
-                return judge(exit, self._ledger.state, ran_too_long=too_long)
-            if time.monotonic() >= next_copy:
-                self._try_copy(writer, handle.log)
-                next_copy = time.monotonic() + self._settings.log_seconds
+                self._wait_for_log(copier)
+                return judge(exit, self._ledger.state, ran_too_long=too_long, lost_cards=lost(handle.cards))
             looks += 1
             if self._detaching.wait(self._settings.poll_seconds):
-                self._try_copy(writer, handle.log)
                 raise Detached
 
     def _poll(self, handle: Handle) -> Exit | None:
@@ -236,11 +241,23 @@ class AttemptRun:
         epoch, offset = self.attempt.log_epochs[-1]
         return self._store.log_writer(self.experiment.id, self.attempt.number, epoch, offset)
 
-    def _try_copy(self, writer: LogWriter, log: Path) -> None:
-        try:
-            writer.copy(log)
-        except StoreError as exc:
-            logger.warning("Log of %s: %s It is kept on this host and copied later.", self.experiment.id, exc)
+    def _copier(self, handle: Handle) -> Copier:
+        return Copier(
+            self._log_writer(),
+            handle.log,
+            Spool(handle.directory, self._store.journal(self.experiment.id), self.attempt),
+            name=self.experiment.id,
+            look_seconds=self._settings.log_seconds,
+            retry_seconds=self._settings.heartbeat_seconds,
+        )
+
+    def _wait_for_log(self, copier: Copier) -> None:
+        """Until the store has all of it: an end without it would hide what it said last."""
+        copied = copier.finish()
+        while not copied.wait(self._settings.poll_seconds):
+            if self._detaching.is_set():
+                raise Detached
+        copier.check()
 
     def _copy_log(self, writer: LogWriter, log: Path) -> None:
         self._ledger.until_stored(lambda: writer.copy(log))
@@ -260,13 +277,12 @@ class AttemptRun:
 
     def _keep(self, handle: Handle) -> Kept:
         root = handle.directory
-        return self._ledger.until_stored(
-            lambda: keep(
-                self._store,
-                self.experiment.id,
-                self.attempt.number,
-                collect(root / "artifacts", root / "workspace", self.experiment.captures),
-            )
+        return keep(
+            self._store,
+            self.experiment.id,
+            self.attempt.number,
+            collect(root / "artifacts", root / "workspace", self.experiment.captures),
+            until_stored=self._ledger.until_stored,
         )
 
     def _append(self, verdict: Verdict) -> None:

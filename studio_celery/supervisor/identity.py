@@ -17,8 +17,12 @@ class Identity:
         self.id = f"{self.host}-{uuid.uuid4().hex[:8]}"
         self._locks = home / "run" / "workers"
         self._locks.mkdir(parents=True, exist_ok=True)
-        self._file = self._path(self.id).open("x")
+        path = self._path(self.id)
+        new = path.with_suffix(".new")
+        self._file = new.open("x")
         fcntl.flock(self._file, fcntl.LOCK_EX)
+        # It has its name only once it is locked: who sees it never takes a worker that begins for one that has ended.
+        new.rename(path)
 
     def close(self) -> None:
         """Free the lock: from now on others may take over what this worker owned."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -73,16 +73,40 @@ class Kept:
         return True
 
 
-def keep(store: Store, experiment_id: str, attempt: int, found: Iterator[tuple[str, str, Path]]) -> Kept:
-    """Store all files; one that cannot be kept is named and costs none of the others."""
+def keep(
+    store: Store,
+    experiment_id: str,
+    attempt: int,
+    found: Iterator[tuple[str, str, Path]],
+    *,
+    until_stored: Callable[[Callable[[], int | None]], int | None],
+) -> Kept:
+    """Store all files, each `until_stored`; one that cannot be kept is named and costs none of the others."""
     kept = Kept()
     for tag, path, source in found:
         key = f"{tag}/{path}"
-        if not os.access(source, os.R_OK) or not kept.take(key):
+
+        def put(tag: str = tag, path: str = path, source: Path = source) -> int | None:
+            size = _size(source)
+            if size is not None:
+                store.put_artifact(experiment_id, attempt, tag, path, source)
+            return size
+
+        size = until_stored(put) if _size(source) is not None and kept.take(key) else None
+        if size is None:
             logger.warning("Experiment %s: the artifact %r is left out.", experiment_id, key)
             kept.left_out.append(key.encode("utf-8", "backslashreplace").decode())
             continue
-        store.put_artifact(experiment_id, attempt, tag, path, source)
         kept.totals[tag][0] += 1
-        kept.totals[tag][1] += source.stat().st_size
+        kept.totals[tag][1] += size
     return kept
+
+
+def _size(source: Path) -> int | None:
+    """Bytes of a file, None if it cannot be read: that is not the store's fault, and does not pass."""
+    try:
+        with source.open("rb") as file:
+            return os.fstat(file.fileno()).st_size
+    except OSError as exc:
+        logger.warning("%r cannot be read: %s.", str(source), exc.strerror)
+        return None

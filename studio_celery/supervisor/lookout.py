@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from studio_celery.experiment import Attempt
-from studio_celery.journal import Observation, State, sign_of_life
+from studio_celery.journal import Observation, State, releases_by, sign_of_life
 from studio_celery.runtimes.contract import Handle, Runtime, find_attempt
 from studio_celery.store import Store
 from studio_celery.supervisor.charge import Charge
@@ -30,11 +30,21 @@ class Lookout:
         live = state.live
         age = max(0.0, now - state.submitted_stored_at)
         if live is None:
-            return Observation(age_seconds=age, ours=not sole)
+            releases, latest = releases_by(state, self._identity.id)
+            since = max(0.0, now - latest) if releases else 0.0
+            over = state.attempts[-1].released_stored_at if state.attempts else 0.0
+            return Observation(
+                age_seconds=age,
+                ours=not sole,
+                releases_here=releases,
+                since_release_seconds=since,
+                since_failure_seconds=max(0.0, now - over),
+            )
         assert state.experiment is not None
         sign = sign_of_life(live, self._store.heartbeat_modified(state.experiment.id, live.number))
         return Observation(
-            heartbeat_age_seconds=max(0.0, now - sign),
+            # Who was away itself waits the whole patience anew: the owner may have been away for the same reason.
+            heartbeat_age_seconds=max(0.0, now - max(sign, self._pulse.steady_since)),
             run_seconds=max(0.0, sign - live.claimed_stored_at),
             age_seconds=age,
             ours=not sole,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 
 from studio_celery.errors import RuntimeFailure
+from studio_celery.runtimes import directory
 from studio_celery.runtimes.contract import Handle, Runtime, find_attempt
 
 logger = logging.getLogger(__name__)
@@ -41,21 +41,30 @@ class Premises:
             if handle.experiment_id == self._experiment_id and handle.attempt != self._attempt:
                 logger.warning("Experiment %s: attempt %d was still here.", self._experiment_id, handle.attempt)
                 self._end(handle)
-                shutil.rmtree(handle.directory, ignore_errors=True)
+                remove_directory(handle.directory)
 
     def _end(self, handle: Handle) -> None:
         self._runtime.stop(handle, self._grace_seconds)
         self._runtime.remove(handle)
 
     def clear(self, handle: Handle | None) -> None:
-        """Forget what ran, and remove the directory."""
-        if handle is not None:
-            self._runtime.remove(handle)
+        """Forget what ran, and remove the directory; what an engine that is away still knows, the janitor removes."""
         try:
-            shutil.rmtree(self.directory)
-            if not any(self.directory.parent.iterdir()):
-                self.directory.parent.rmdir()
-        except FileNotFoundError:
-            logger.debug("%s was removed already.", self.directory)
-        except OSError as exc:
-            logger.warning("%s stays behind: %s.", self.directory, exc.strerror)
+            if handle is not None:
+                self._runtime.remove(handle)
+        except RuntimeFailure as exc:
+            logger.warning("Experiment %s: attempt %d is removed later: %s", self._experiment_id, self._attempt, exc)
+            return
+        remove_directory(self.directory)
+
+
+def remove_directory(path: Path) -> None:
+    """Remove an attempt's directory, and that of its experiment if it was the last; what cannot go is said."""
+    try:
+        directory.remove(path)
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    except FileNotFoundError:
+        logger.debug("%s was removed already.", path)
+    except OSError as exc:
+        logger.warning("%s stays behind: %s.", path, exc.strerror)

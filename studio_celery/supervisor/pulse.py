@@ -14,6 +14,9 @@ from studio_celery.supervisor.identity import Identity
 
 logger = logging.getLogger(__name__)
 
+#: After a gap of so many intervals a worker was away itself, and cannot tell how long others were silent.
+BEATS_MISSED = 3
+
 
 class Pulse:
     """Writes the worker's heartbeat; the time of the latest is `now` on the store's clock."""
@@ -26,21 +29,21 @@ class Pulse:
         self._facts = facts
         self._interval = interval_seconds
         self._started_at = utc_now()
-        self._notes: dict[str, str] = {}
+        #: Since when this worker has beaten without a gap, store's clock: before that it may have missed others'.
+        self.steady_since = 0.0
+        self._latest = 0.0
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def note(self, experiment_id: str, why: str | None) -> None:
-        """Record why an experiment cannot run here, or with None that this is no longer so."""
-        if why is None:
-            self._notes.pop(experiment_id, None)
-        else:
-            self._notes[experiment_id] = why
-
     def beat(self) -> float:
         """Write now; the store's time."""
-        facts = {**self._facts(), "started_at": self._started_at, "at": utc_now(), "cannot_take": dict(self._notes)}
-        return self._store.write_worker(self._identity.id, facts)
+        facts = {**self._facts(), "started_at": self._started_at, "at": utc_now()}
+        now = self._store.write_worker(self._identity.id, facts)
+        if self._latest and now - self._latest > BEATS_MISSED * self._interval:
+            logger.warning("This worker was away from the store, or stood still, for %.0f s.", now - self._latest)
+            self.steady_since = now
+        self._latest = now
+        return now
 
     def start(self) -> None:
         """Beat now and from now on, in a thread of its own."""
@@ -58,10 +61,13 @@ class Pulse:
             logger.warning("This worker stays on the list: %s", exc)
 
     def _run(self) -> None:
+        """Outermost loop of a thread: whatever goes wrong once must not end the heartbeats."""
         while True:
             try:
                 self.beat()
             except StoreError as exc:
                 logger.warning("Worker heartbeat: %s", exc)
+            except Exception:
+                logger.exception("Worker heartbeat")
             if self._over.wait(self._interval):
                 return

@@ -12,6 +12,7 @@ from studio_celery.errors import RuntimeFailure, StoreError, UnknownExperiment
 from studio_celery.experiment import Experiment, NewerSchema
 from studio_celery.gpus import Cards, Reservation
 from studio_celery.journal import (
+    UNANSWERED,
     Action,
     Adopt,
     Claim,
@@ -36,12 +37,14 @@ from studio_celery.store import Journal, Store
 from studio_celery.supervisor.attempt import AttemptRun
 from studio_celery.supervisor.charge import Charge
 from studio_celery.supervisor.deferrals import Deferrals
+from studio_celery.supervisor.fitness import Fitness
 from studio_celery.supervisor.identity import Identity
 from studio_celery.supervisor.ledger import Detached
 from studio_celery.supervisor.lookout import Lookout
 from studio_celery.supervisor.outcome import Deferred, Ended
 from studio_celery.supervisor.places import Places, concurrency_of
 from studio_celery.supervisor.pulse import Pulse
+from studio_celery.supervisor.spool import nothing_freed
 from studio_celery.supervisor.takeover import TakeOver
 
 logger = logging.getLogger(__name__)
@@ -65,7 +68,8 @@ class Supervisor:
         self._idle_since = time.monotonic()
         self._rules = Rules.from_settings(settings)
         self._running: dict[str, AttemptRun] = {}
-        self._deferrals = Deferrals(settings, self.pulse)
+        self._deferrals = Deferrals(settings, self.pulse.beat)
+        self.fitness = Fitness(runtime, self.cards, settings)
         self.charge = Charge()
         self.lookout = Lookout(store, runtime, self.identity, self.pulse, self.charge)
         self._detaching = threading.Event()
@@ -73,13 +77,14 @@ class Supervisor:
 
     # -- one delivery ----------------------------------------------------------------------------------------------
 
-    def handle(self, experiment_id: str, store_url: str | None = None) -> Ended | Deferred:
+    def handle(self, experiment_id: str, store_url: str | None = None, digest: str | None = None) -> Ended | Deferred:
         """Look after the experiment for this delivery.
 
-        `store_url` is where the submitter recorded it. `UnknownExperiment` if the store has none of that id.
+        `store_url` is where the submitter recorded it, `digest` that of what was recorded. `UnknownExperiment` if the
+        store has none of that id, or another one.
         """
         try:
-            return self._handle(experiment_id, store_url or self.store.url)
+            return self._handle(experiment_id, store_url or self.store.url, digest)
         except StoreError as exc:
             logger.warning("Experiment %s is deferred: %s", experiment_id, exc)
             return Deferred(self.settings.defer_seconds, str(exc))
@@ -91,13 +96,18 @@ class Supervisor:
             logger.exception("Experiment %s is deferred.", experiment_id)
             return self._deferrals.defer(experiment_id, f"internal error: {type(exc).__name__}: {exc}")
 
-    def _handle(self, experiment_id: str, store_url: str) -> Ended | Deferred:
+    def _handle(self, experiment_id: str, store_url: str, digest: str | None) -> Ended | Deferred:
         journal = self.store.journal(experiment_id)
         if journal.refresh().experiment is None and store_url != self.store.url:
             why = f"it is recorded in {store_url}, this worker reads {self.store.url}: set STUDIO_STORE alike on both"
             return self._deferrals.defer(experiment_id, why)
         if journal.state.experiment is None:
             raise UnknownExperiment(f"The store {self.store.url} has no experiment {experiment_id}.")
+        if digest is not None and digest != journal.state.digest:
+            raise UnknownExperiment(
+                f"The message is of another experiment {experiment_id} than the store {self.store.url} has: "
+                "`studio requeue` publishes what is in the store."
+            )
         with self.charge.take(experiment_id) as sole:
             while True:
                 seen = self.lookout.observe(journal.refresh(), sole=sole)
@@ -114,8 +124,8 @@ class Supervisor:
             case Return():
                 self._deferrals.forget(journal.experiment_id)
                 return Ended(to_record(journal.state))
-            case Defer(seconds):
-                return Deferred(min(seconds, 600.0), "another worker looks after it")
+            case Defer(seconds, why):
+                return Deferred(min(seconds, 600.0), why)
             case Enqueue():
                 _try(journal, Kind.QUEUED, self.identity.id)
             case Claim(number):
@@ -125,7 +135,7 @@ class Supervisor:
             case DeclareLost(number, reason):
                 _try(journal, Kind.LOST, self.identity.id, attempt=number, reason=reason)
             case GiveBack(number, reason):
-                data = {"class": "store", "reason": reason, "epoch": journal.state.owner_epoch}
+                data = {"class": UNANSWERED, "reason": reason, "epoch": journal.state.owner_epoch}
                 _try(journal, Kind.RELEASED, self.identity.id, **data)
             case End(kind, reason):
                 _try(journal, kind, self.identity.id, reason=reason)
@@ -136,9 +146,13 @@ class Supervisor:
     def _claim(self, journal: Journal, number: int) -> Deferred | None:
         experiment = journal.state.experiment
         assert experiment is not None
-        refusal = self._refusal(experiment)
-        if refusal:
+        if refusal := self.fitness.refuses(experiment):
             return self._deferrals.defer(experiment.id, refusal)
+        unfit, just_now = self.fitness.look()
+        if unfit:
+            deferred = self._deferrals.defer(experiment.id, unfit)
+            # Whoever takes nothing more gives back what it has in hand at once.
+            return Deferred(0.0, unfit) if just_now else deferred
         if not self.places.take():
             return self._deferrals.defer(
                 experiment.id, f"all {self.places.concurrency} places of this worker are taken"
@@ -163,25 +177,11 @@ class Supervisor:
         return self._after_release(journal)
 
     def _after_release(self, journal: Journal) -> Deferred | None:
-        """Leave an attempt that was released here to other workers for a while; None if it was not."""
+        """Give back at once, for others, what was released here; None if it was not."""
         state = journal.refresh()
         if not leaves_to_others(state, self.identity.id) or end_without_attempt(state, Observation(), self._rules):
             return None
-        return self._deferrals.defer(journal.experiment_id, state.attempts[-1].reason)
-
-    def _refusal(self, experiment: Experiment) -> str | None:
-        """Why this worker cannot run it now, in words for the person who waits."""
-        wanted, there = experiment.resources.gpus, len(self.cards.ids)
-        refusal = self.runtime.refuses(experiment.resources)
-        if refusal:
-            return refusal
-        if wanted > there:
-            return f"needs {wanted} cards, this worker has {there}"
-        try:
-            self.runtime.check()
-        except RuntimeFailure as exc:
-            return str(exc)
-        return None
+        return Deferred(0.0, state.attempts[-1].reason)
 
     def _cards_in_use(self) -> set[str]:
         return {card for handle in self.runtime.find() for card in handle.cards}
@@ -216,10 +216,11 @@ class Supervisor:
         if handle is None or live is None:
             return
         number = live.number
-        offset = self.store.log_reader(journal.experiment_id, live).stored(live)
-        data = {"attempt": number, "host": self.identity.host, "log_offset": offset}
-        if not _try(journal, Kind.ADOPTED, self.identity.id, **data):
-            return
+        with nothing_freed(handle.directory):
+            offset = self.store.log_reader(journal.experiment_id, live).stored(live)
+            data = {"attempt": number, "host": self.identity.host, "log_offset": offset}
+            if not _try(journal, Kind.ADOPTED, self.identity.id, **data):
+                return
         logger.info("Experiment %s: attempt %d is adopted at byte %d of its log.", handle.experiment_id, number, offset)
         cards = self.cards.reserve_exactly(handle.cards) if handle.cards else None
         self.places.take_anyway()
@@ -248,13 +249,14 @@ class Supervisor:
         return 0.0 if self._running else time.monotonic() - self._idle_since
 
     def detach(self) -> list[str]:
-        """Leave everything running and give all back; the ids of what runs on. Safe in a signal handler."""
+        """Leave everything running and give all back; the ids of what runs on."""
         running = self.running
         self._detaching.set()
         return running
 
     def close(self) -> None:
         """Wait for what was adopted, unless detached, and free this worker's lock: the next worker adopts at once."""
+        self.fitness.close()
         self._takeover.wait()
         self.pulse.stop()
         self.identity.close()
@@ -266,6 +268,8 @@ class Supervisor:
             "cards": list(self.cards.ids),
             "concurrency": self.places.concurrency,
             "running": self.running,
+            "cannot_take": self._deferrals.notes(),
+            "takes_nothing": self.fitness.why,
             "runtime": self.runtime.name,
         }
 

@@ -7,7 +7,6 @@ have died since whose message went elsewhere.
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from studio_celery.errors import RuntimeFailure, StudioError
 from studio_celery.journal import Adopt, Leave, PutDown, decide_found
 from studio_celery.runtimes.contract import Handle
 from studio_celery.supervisor.ledger import Detached
+from studio_celery.supervisor.premises import remove_directory
 
 if TYPE_CHECKING:
     from studio_celery.supervisor.supervisor import Supervisor
@@ -101,4 +101,4 @@ class TakeOver:
         logger.info("Attempt %d of %s is no longer wanted: stopped.", handle.attempt, handle.experiment_id)
         supervisor.runtime.stop(handle, supervisor.settings.stop_grace_seconds)
         supervisor.runtime.remove(handle)
-        shutil.rmtree(handle.directory, ignore_errors=True)
+        remove_directory(handle.directory)

@@ -34,8 +34,11 @@ def describe(exit: Exit, experiment: Experiment) -> str:
     return f"exit code {exit.exit_code}" if exit.exit_code else ""
 
 
-def judge(exit: Exit, state: State, *, ran_too_long: bool) -> Verdict:
-    """The entry for an attempt that ended; `state` is the one before it: a stop that it knows of was first."""
+def judge(exit: Exit, state: State, *, ran_too_long: bool, lost_cards: tuple[str, ...] = ()) -> Verdict:
+    """The entry for an attempt that ended; `state` is the one before it: a stop that it knows of was first.
+
+    `lost_cards` are those of the attempt that the driver has lost: a script that fails without them is not at fault.
+    """
     experiment = state.experiment
     assert experiment is not None
     code = exit.exit_code if exit.exit_code is not None else (128 + exit.signal if exit.signal else None)
@@ -50,6 +53,8 @@ def judge(exit: Exit, state: State, *, ran_too_long: bool) -> Verdict:
     reason = describe(exit, experiment)
     if not reason:
         return Verdict(Kind.FINISHED, {"exit_code": 0, "reason": ""})
+    if lost_cards and not exit.out_of_memory:
+        return Verdict(Kind.RELEASED, {"class": "card", "reason": f"card lost: {', '.join(lost_cards)}"})
     if state.script_failures < experiment.retries:
         return Verdict(Kind.RELEASED, {"class": RETRY, "reason": reason, "exit_code": code})
     return Verdict(Kind.FAILED, {"reason": reason, "exit_code": code})

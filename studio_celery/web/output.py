@@ -73,21 +73,15 @@ def following(client: Client, experiment_id: str, attempt: int, offset: int) -> 
 
 def raw(client: Client, experiment_id: str, attempt: int | None) -> Iterator[bytes]:
     """All bytes that are stored by now, of the given attempt or else the latest. Errors come before the first byte."""
-    first = client.log(experiment_id, 0, attempt)
-    return chain([first.data], _rest(client, experiment_id, first.attempt, first.offset) if first.data else [])
-
-
-def _rest(client: Client, experiment_id: str, attempt: int, offset: int) -> Iterator[bytes]:
-    while (part := client.log(experiment_id, offset, attempt)).data:
-        offset = part.offset
-        yield part.data
+    pieces = client.output(experiment_id, attempt)
+    return chain([next(pieces, b"")], pieces)
 
 
 def _read(client: Client, experiment_id: str, attempt: int, offset: int, limit: int) -> tuple[bytes, bool]:
     """About `limit` bytes; whether nothing will follow them. Pieces are joined: a character may lie across two."""
     data = bytearray()
     while len(data) < limit:
-        part = client.log(experiment_id, offset + len(data), attempt)
+        part = client.log(experiment_id, offset + len(data), attempt, limit)
         data += part.data
         if not part.data:
             return bytes(data), part.complete

@@ -57,7 +57,7 @@ def terminal(record: Mapping[str, Any]) -> bool:
 
 
 def resources(record: Mapping[str, Any]) -> str:
-    """What an attempt may use: "2 cards, 8 CPUs, 16.0 GiB memory"."""
+    """What an attempt may use: "2 cards, 8 CPUs, 16 GiB memory"."""
     asked = record["resources"]
     parts = [_count(asked["gpus"], "card")] if asked["gpus"] else []
     parts += [_count(asked["cpus"], "CPU")] if asked["cpus"] else []

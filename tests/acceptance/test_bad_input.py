@@ -90,7 +90,7 @@ def test_a_workspace_with_a_huge_file(studio: Studio) -> None:
     with (studio.work / "data.bin").open("wb") as file:
         file.truncate(5 * 2**30)
     done = studio.command("studio-runner", "--queue", "q", script)
-    refused(done, 2, "data.bin", "5.0 GiB")
+    refused(done, 2, "data.bin", "5 GiB")
     sentence(done)
     nothing_recorded(studio)
     (studio.work / ".studioignore").write_text("*.bin\n")

@@ -12,13 +12,13 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
 from docker_engine import need_engine
 from processes import Studio
-from studio import alive, wait_for
+from remains import containers_of, processes_of
+from studio import wait_for
 
 from studio_celery.experiment import Status
 from studio_celery.runtimes import make_runtime
@@ -49,28 +49,6 @@ def left_behind(studio: Studio) -> list[str]:
     found += [path.name for path in (studio.folder / "tmp").iterdir()]
     found += processes_of(studio) + containers_of(studio)
     return found if len(living) == 1 else [*found, f"{len(living)} workers are known"]
-
-
-def processes_of(studio: Studio) -> list[str]:
-    """Living processes that scripts, or installations, of this studio started."""
-    home, found = str(studio.home).encode(), []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            content = path.read_bytes()
-        except OSError:
-            continue
-        if b"STUDIO_ARTIFACTS=" + home in content or b"STUDIO_INSTALLING=" + home in content:
-            found += [f"process {path.parent.name}"] if alive(int(path.parent.name)) else []
-    return found
-
-
-def containers_of(studio: Studio) -> list[str]:
-    runtime = make_runtime(load(environ=studio.environ))
-    if not isinstance(runtime, DockerRuntime):
-        return []
-    engine, home = Engine(need_engine(), os.environ), runtime.options.home_label
-    labels = (f"studio.home={home}", f"studio.install={home}")
-    return [f"container {container['Id']}" for label in labels for container in engine.containers(label)]
 
 
 def ends_and_leaves_nothing(studio: Studio, experiment: str) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from processes import BIN, Studio
 from studio import read_log, wait_for
 
 from studio_celery.experiment import Status
+from studio_celery.journal import Kind
 from studio_celery.runtimes import make_runtime
 from studio_celery.settings import load
 
@@ -98,7 +101,9 @@ def test_the_run_of_a_killed_worker_goes_on_with_the_next(studio: Studio) -> Non
     wait_for("its output", lambda: journal.refresh().live and len(read_log(studio.store, experiment)) > 100)
     (before,) = handles(studio)
     studio.kill(worker)
-    studio.worker("q")
+    together = [studio.start("studio-start-remote-worker", "q") for _ in range(2)]
+    for one in together:
+        studio.wait_until_ready(one)
     wait_for("the adoption", lambda: journal.refresh().live and len(journal.state.live.log_epochs) == 2)
     assert [handle.ref for handle in handles(studio)] == [before.ref]
     (before.directory / "artifacts" / "stop").touch()
@@ -107,6 +112,8 @@ def test_the_run_of_a_killed_worker_goes_on_with_the_next(studio: Studio) -> Non
     numbers = [int(line) for line in studio.log(experiment).split()]
     assert numbers == list(range(len(numbers)))
     assert not handles(studio)
+    journal.refresh()
+    assert [entry.kind for entry in journal.entries].count(Kind.ADOPTED) == 1
 
 
 def test_a_run_that_died_with_its_worker_starts_again(studio: Studio) -> None:
@@ -163,8 +170,7 @@ def test_waiting_follows_the_log_and_gives_the_scripts_exit_code(process_studio:
 def test_celerys_own_command_and_tasks_from_code(process_studio: Studio) -> None:
     studio = process_studio
     studio.broker()
-    worker = studio.start("celery", "-A", "studio_celery", "worker", "-Q", "q", "--loglevel", "info")
-    studio.wait_until_ready(worker)
+    celerys_own(studio)
     studio.script("import sys; print(sys.argv[1:]); sys.exit(len(sys.argv) - 2)", "train.py")
     program = (
         "from studio_celery import ExperimentFailed, run_experiment\n"
@@ -198,7 +204,7 @@ def test_a_broker_that_was_killed_and_started_again_loses_nothing(process_studio
 def test_a_worker_that_is_told_to_stop_finishes_what_runs_and_takes_nothing_more(process_studio: Studio) -> None:
     studio = process_studio
     studio.broker()
-    worker = studio.worker("q")
+    worker = celerys_own(studio)
     gate = studio.folder / "gate"
     waiting = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.02)\n"
     first, second = (studio.submit("--queue", "q", studio.script(waiting, name)) for name in ("a.py", "b.py"))
@@ -213,13 +219,27 @@ def test_a_worker_that_is_told_to_stop_finishes_what_runs_and_takes_nothing_more
     assert studio.ended(other)["status"] == "finished"
 
 
-@pytest.mark.parametrize("signals", [(signal.SIGINT,), (signal.SIGQUIT,), (signal.SIGTERM, signal.SIGTERM)])
+def celerys_own(studio: Studio) -> subprocess.Popen[str]:
+    """A worker that Celery's own command started."""
+    worker = studio.start("celery", "-A", "studio_celery", "worker", "-Q", "q", "--loglevel", "info")
+    studio.wait_until_ready(worker)
+    return worker
+
+
+@pytest.mark.parametrize(
+    ("start", "signals"),
+    [
+        (lambda studio: studio.worker("q"), (signal.SIGINT,)),
+        (celerys_own, (signal.SIGQUIT,)),
+        (celerys_own, (signal.SIGTERM, signal.SIGTERM)),
+    ],
+)
 def test_a_worker_leaves_experiments_running_and_the_next_adopts_them(
-    process_studio: Studio, signals: tuple[signal.Signals, ...]
+    process_studio: Studio, start: Callable[[Studio], subprocess.Popen[str]], signals: tuple[signal.Signals, ...]
 ) -> None:
     studio = process_studio
     studio.broker()
-    worker = studio.worker("q")
+    worker = start(studio)
     gate = studio.folder / "gate"
     waiting = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.02)\n"
     experiment = studio.submit("--queue", "q", studio.script(waiting))
@@ -234,6 +254,53 @@ def test_a_worker_leaves_experiments_running_and_the_next_adopts_them(
     gate.touch()
     record = studio.ended(experiment)
     assert (record["status"], len(record["attempts"])) == ("finished", 1)
+
+
+def test_a_worker_begins_anew_at_sighup_and_adopts_what_it_left(process_studio: Studio) -> None:
+    studio = process_studio
+    studio.broker()
+    worker = celerys_own(studio)
+    gate = studio.folder / "gate"
+    waiting = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.02)\n"
+    experiment = studio.submit("--queue", "q", studio.script(waiting))
+    wait_for("its start", lambda: studio.status(experiment) is Status.RUNNING)
+    worker.send_signal(signal.SIGHUP)
+    journal = studio.store.journal(experiment)
+    wait_for("the adoption", lambda: journal.refresh().live and len(journal.state.live.log_epochs) == 2)
+    gate.touch()
+    record = studio.ended(experiment)
+    assert (record["status"], len(record["attempts"])) == ("finished", 1)
+    assert worker.poll() is None
+
+
+def test_a_worker_that_leaves_does_not_wait_for_what_does_not_answer(process_studio: Studio) -> None:
+    """Its store hangs, and so does every thread that asks it: the process is gone all the same, with exit code 0."""
+    studio = process_studio
+    studio.broker()
+    (studio.work / "hang.py").write_text(
+        "import os, time\n"
+        "studio_project = 'x'\n"
+        "from studio_celery.store import Objects\n"
+        "put = Objects.put\n"
+        "def hanging(self, key, data):\n"
+        "    while os.path.exists('hang'): time.sleep(0.01)\n"
+        "    put(self, key, data)\n"
+        "Objects.put = hanging\n"
+    )
+    worker = studio.start(
+        "celery", "-A", "studio_celery", "worker", "-Q", "q", "--loglevel", "info",
+        STUDIO_CONFIG="hang.py", STUDIO_LEAVE_SECONDS="1",
+    )  # fmt: skip
+    studio.wait_until_ready(worker)
+    experiment = studio.submit("--queue", "q", studio.script("import time; time.sleep(600)"))
+    wait_for("its start", lambda: studio.status(experiment) is Status.RUNNING)
+    (studio.work / "hang").touch()
+    before = studio.store.heartbeat_modified(experiment, 1)
+    wait_for("silence", lambda: time.sleep(1.0) or studio.store.heartbeat_modified(experiment, 1) == before)
+    worker.send_signal(signal.SIGQUIT)
+    assert worker.wait(20) == 0
+    assert "did not answer" in studio.output(worker, "err")
+    assert len(handles(studio)) == 1
 
 
 def test_up_runs_a_whole_studio(process_studio: Studio) -> None:

@@ -30,6 +30,8 @@ task_annotations = {"*": {"rate_limit": "1/h", "acks_late": False, "time_limit":
 worker_prefetch_multiplier = 50
 broker_write_url = "memory://"
 broker_read_url = "memory://"
+worker_consumer = "celery.worker.consumer:Consumer"
+imports = ["json"]
 """
 
 
@@ -74,23 +76,55 @@ def test_a_poisoned_message_goes_to_the_store_and_the_worker_goes_on(studio: Stu
     assert facts["message"] == "\\xffpoison"
 
 
+def test_what_is_no_experiment_is_set_aside_with_the_reason_and_the_worker_goes_on(studio: Studio) -> None:
+    studio.worker("q")
+    program = (
+        "from studio_celery import app\n"
+        "app.send_task('reports.daily', args=(1,), task_id='../../unknown', queue='q')\n"
+        "app.send_task('studio.run_experiment', args=('a.py',), task_id='wrong-form', queue='q')\n"
+        "message = {'id': 'nothing-of-that-id', 'store': app.services.store.url, 'digest': ''}\n"
+        "app.send_task('studio.run_experiment', kwargs=message, task_id='nameless', queue='q')\n"
+        "with app.producer_or_acquire() as producer:\n"
+        "    producer.publish({'not': 'a task'}, routing_key='q', exchange='')\n"
+    )
+    done = studio.command("python", "-c", program)
+    assert done.returncode == 0, done.stderr
+    rejected = studio.home / "store" / "rejected" / "q"
+    found = wait_for("all four", lambda: len(files := list(rejected.glob("*.json"))) == 4 and files)
+    reasons = {path.stem: json.loads(path.read_bytes())["reason"] for path in found}
+    (unknown,) = [name for name in reasons if name.startswith("__.._unknown-")]
+    assert reasons.pop(unknown) == "no task reports.daily is registered with this worker"
+    assert reasons.pop("wrong-form").startswith("The message names no experiment")
+    assert "has no experiment nothing-of-that-id" in reasons.pop("nameless")
+    assert list(reasons.values()) == ["it is no task message of Celery"]
+    experiment = studio.submit("--queue", "q", studio.script("print(1)"))
+    assert studio.ended(experiment)["status"] == "finished"
+
+
 def test_revoking_is_stopping(studio: Studio) -> None:
+    """With and without `terminate`, by this application and by one that knows no store."""
     studio.script("import time; print('on', flush=True); time.sleep(600)", "train.py")
     studio.worker("q")
     program = (
         "import sys\nfrom studio_celery import app, run_experiment\n"
-        "ids = [run_experiment.delay('train.py', queue='q').id for _ in range(2)]\n"
+        "ids = [run_experiment.delay('train.py', queue='q').id for _ in range(3)]\n"
         "print(*ids)\n"
     )
-    first, second = studio.command("python", "-c", program).stdout.split()
-    wait_for("a start", lambda: Status.RUNNING in (studio.status(first), studio.status(second)))
-    running, waiting = (first, second) if studio.status(first) is Status.RUNNING else (second, first)
-    for experiment in (waiting, running):
-        revoke = f"from studio_celery import app; app.control.revoke({experiment!r}, terminate=True)"
-        assert studio.command("python", "-c", revoke).returncode == 0
-    assert studio.ended(running)["reason"] == "stopped by revoke"
-    assert studio.ended(waiting)["reason"] == "stopped by revoke"
-    assert studio.show(waiting)["attempts"] == []
+    ids = studio.command("python", "-c", program).stdout.split()
+    wait_for("a start", lambda: Status.RUNNING in map(studio.status, ids))
+    (running,) = [one for one in ids if studio.status(one) is Status.RUNNING]
+    first, second = [one for one in ids if one != running]
+    ours = f"from studio_celery import app; app.control.revoke([{first!r}, 'other'], terminate=True)"
+    theirs = (
+        "import os, transports, celery\n"
+        "app = celery.Celery(broker=os.environ['STUDIO_BROKER_URL'], result_backend='disabled')\n"
+        f"app.control.revoke({second!r}, terminate=True)\napp.control.revoke({running!r})\n"
+    )
+    for program in (ours, theirs):
+        done = studio.command("python", "-c", program)
+        assert done.returncode == 0, done.stderr
+    assert [studio.ended(one)["reason"] for one in ids] == ["stopped by revoke"] * 3
+    assert [studio.show(one)["attempts"] for one in (first, second)] == [[], []]
 
 
 def test_experiments_stand_in_a_chain_with_ordinary_tasks(studio: Studio) -> None:
@@ -133,7 +167,10 @@ def test_a_followed_log_has_every_attempts_end(studio: Studio) -> None:
     done = studio.command("studio-runner", "--queue", "q", "--retries", "2", "--wait", studio.script(source))
     assert done.returncode == 1
     output = done.stdout.partition("\n")[2]
-    assert output == "\n--- attempt {} ---\n".join(f"attempt {n}\nlast words\n" for n in (1, 2, 3)).format(2, 3)
+    assert output == "".join(f"attempt {n}\nlast words\n" for n in (1, 2, 3))
+    assert [line for line in done.stderr.splitlines() if "begins" in line] == [
+        f"Attempt {n} is over: exit code 1. Attempt {n + 1} begins." for n in (1, 2)
+    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])

@@ -61,7 +61,7 @@ def docker_bench(tmp_path: Path, worker_variables: dict[str, str]) -> Iterator[B
     """Attempts as containers."""
     image, home = need_image(), tmp_path / "home"
     home.mkdir()
-    options = DockerOptions(home=home, image=image, host=need_engine(), variables=worker_variables)
+    options = DockerOptions(home=home, image=image, host=need_engine(), variables=worker_variables, settle_seconds=0)
     bench = Bench(home, lambda: DockerRuntime(options))
     yield bench
     bench.clear()

@@ -85,6 +85,30 @@ def test_a_rebooted_host_loses_what_ran(process_bench: Bench) -> None:
     assert process_bench.make().poll(handle) == Exit(lost="the host was rebooted")
 
 
+@pytest.mark.parametrize(
+    ("source", "own_end"),
+    [
+        ("import os; os.kill(os.getpid(), 15)", Exit(signal=15)),
+        ("import os; os.kill(os.getpid(), 9)", Exit(signal=9)),
+        ("import os; os.kill(os.getppid(), 15); import time; time.sleep(600)", Exit(signal=15)),
+    ],
+)
+def test_what_is_killed_while_the_host_goes_down_is_lost(
+    process_bench: Bench, monkeypatch: pytest.MonkeyPatch, source: str, own_end: Exit
+) -> None:
+    handle = process_bench.start(source)
+    assert process_bench.end(handle) == own_end
+    monkeypatch.setattr("studio_celery.runtimes.host.going_down", lambda: True)
+    assert process_bench.make().poll(handle) == Exit(lost="the host is going down")
+
+
+def test_what_fails_by_itself_while_the_host_goes_down_has_failed(
+    process_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("studio_celery.runtimes.host.going_down", lambda: True)
+    assert process_bench.end(process_bench.start("raise SystemExit(3)")) == Exit(exit_code=3)
+
+
 def test_an_image_is_said_to_be_of_no_use(process_bench: Bench) -> None:
     process_bench.prepare(process_bench.launch(PID, image="python:3.11"))
     assert process_bench.progress == ["image python:3.11 is not used: this worker runs scripts as processes"]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,10 @@ def test_a_script_that_runs_too_long_is_stopped(supervisor: Supervisor, store: S
 def test_retries_are_attempts_of_the_same_experiment(supervisor: Supervisor, store: Store, tmp_path: Path) -> None:
     source = "import os, sys; print(os.environ['STUDIO_ATTEMPT']); sys.exit(os.environ['STUDIO_ATTEMPT'] != '2')"
     one = submit(store, tmp_path, source, retries=2)
+    paused = supervisor.handle(one)
+    assert isinstance(paused, Deferred)
+    assert 0 < paused.seconds <= supervisor.settings.retry_seconds
+    time.sleep(paused.seconds + 0.1)  # the store's clock is not this one
     record = outcome(supervisor, one)
     assert record["status"] == "finished"
     assert [attempt["exit_code"] for attempt in record["attempts"]] == [1, 0]

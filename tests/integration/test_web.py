@@ -292,7 +292,7 @@ def test_artifacts_are_listed_and_downloaded(site: Site) -> None:
     text = site.page(journal)
     link = re.search(r'href="([^"]+/artifacts/[^"]+)"', text)
     assert link
-    assert "293.0 KiB" in text
+    assert "293 KiB" in text
     answer = site.browser.get(link[1])
     assert answer.data == content
     assert answer.content_length == len(content)

@@ -16,7 +16,7 @@ from studio import submit, wait_for
 from studio_celery.errors import StoreError
 from studio_celery.journal import Kind
 from studio_celery.store import Item
-from studio_celery.submission import EXPERIMENT_TASK
+from studio_celery.submission.request import EXPERIMENT_TASK
 
 
 class Bench:

@@ -19,7 +19,7 @@ from studio_celery.errors import ExperimentFailed
 from studio_celery.experiment import Experiment, new_id, utc_now
 from studio_celery.journal import Kind
 from studio_celery.store import Journal, Store
-from studio_celery.submission import EXPERIMENT_TASK
+from studio_celery.submission.request import EXPERIMENT_TASK
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "script.py", line 1\nValueError: no'
 
@@ -218,3 +218,27 @@ def test_a_forked_process_sees_results_although_its_parent_did(app: Celery, jour
             os._exit(0 if good else 1)
     assert os.waitpid(pid, 0)[1] == 0
     assert app.AsyncResult("b").get(timeout=0) == 2
+
+
+def test_who_waits_for_a_result_records_that_its_lifetime_is_over(app: Celery, tmp_path: Path) -> None:
+    store = app.backend.store
+    one = submit(store, tmp_path, "print()", lifetime_seconds=0.2)
+    with pytest.raises(ExperimentFailed, match=r"waited longer than --lifetime 0\.2s"):
+        app.AsyncResult(one).get(timeout=20)
+    entries = _journal(store, one).entries
+    assert (entries[-1].kind, entries[-1].by) == (Kind.EXPIRED, "result backend")
+
+
+def test_a_stop_whose_owner_is_silent_is_recorded_by_who_waits(
+    app: Celery, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(journal)
+    assert app.AsyncResult(journal.experiment_id).state == states.STARTED
+    assert journal.decide(Kind.STOP_REQUESTED, "alice")
+    monkeypatch.setenv("STUDIO_PATIENCE_FLOOR_SECONDS", "0.5")
+    monkeypatch.setenv("STUDIO_HEARTBEAT_SECONDS", "0.1")
+    app.backend._place = None
+    with pytest.raises(ExperimentFailed, match="stopped by alice"):
+        app.AsyncResult(journal.experiment_id).get(timeout=20)
+    journal.refresh()
+    assert [entry.kind for entry in journal.entries[-2:]] == [Kind.LOST, Kind.STOPPED]

@@ -12,6 +12,7 @@ from studio import submit
 
 from studio_celery.backend.experiments import Experiments
 from studio_celery.journal import Kind
+from studio_celery.settings import Settings
 
 DAY = 86400
 
@@ -97,6 +98,6 @@ def test_a_finished_chord_is_forgotten(app: Celery, tmp_path: Path) -> None:
 
 
 def test_an_end_is_dated_by_the_store(app: Celery, tmp_path: Path) -> None:
-    experiments = Experiments(app.backend.store)
+    experiments = Experiments(app.backend.store, Settings())
     running = submit(app.backend.store, tmp_path, "print()")
     assert (experiments.settled_at("nobody"), experiments.settled_at(running)) == (float("-inf"), float("inf"))

@@ -53,7 +53,7 @@ def test_a_thing_is_made_once_by_however_many(cache: Cache) -> None:
         return partial / "x"
 
     def use() -> None:
-        with cache.place("kind", "one").hold(make) as path:
+        with cache.place("tools", "one").hold(make) as path:
             assert path.read_text() == "x"
 
     threads = [threading.Thread(target=use) for _ in range(8)]
@@ -62,7 +62,7 @@ def test_a_thing_is_made_once_by_however_many(cache: Cache) -> None:
     for thread in threads:
         thread.join()
     assert made == [1]
-    assert names(cache) == ["kind/one", "kind/one.lock"]
+    assert names(cache) == ["tools/one", "tools/one.lock"]
 
 
 def test_what_cannot_be_made_leaves_nothing_half_made(cache: Cache) -> None:
@@ -70,15 +70,15 @@ def test_what_cannot_be_made_leaves_nothing_half_made(cache: Cache) -> None:
         (partial / "half").write_text("x")
         raise Cancellation
 
-    with pytest.raises(Cancellation), cache.place("kind", "one").hold(make):
+    with pytest.raises(Cancellation), cache.place("tools", "one").hold(make):
         pytest.fail("it was never made")
-    assert names(cache) == ["kind/one.lock"]
+    assert names(cache) == []
     cache.tidy()
     assert names(cache) == []
 
 
 def test_what_is_used_is_not_discarded(cache: Cache) -> None:
-    place = fill(cache, "kind", "one", 10, 1)
+    place = fill(cache, "tools", "one", 10, 1)
     with place.hold(lambda partial: partial):
         assert not place.discard()
     assert not place.discard(lambda: True)
@@ -91,14 +91,14 @@ def test_what_a_killed_process_was_making_goes_and_what_a_living_one_makes_stays
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom studio_celery.cache import Cache\n"
         "def make(partial):\n    (partial / 'half').write_text('x'); print('making', flush=True); time.sleep(600)\n"
-        "with Cache(Path(sys.argv[1])).place('kind', 'one').hold(make): pass\n"
+        "with Cache(Path(sys.argv[1])).place('tools', 'one').hold(make): pass\n"
     )
     home = str(cache.root.parent)
     with subprocess.Popen([sys.executable, "-c", code, home], stdout=subprocess.PIPE, text=True) as maker:
         assert maker.stdout is not None
         assert maker.stdout.readline() == "making\n"
         cache.tidy()
-        assert names(cache) == ["kind/one.lock", "kind/one.partial"]
+        assert names(cache) == ["tools/one.lock", "tools/one.partial"]
         maker.kill()
     cache.tidy()
     assert names(cache) == []

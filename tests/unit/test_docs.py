@@ -15,7 +15,7 @@ TESTS = {
 }
 
 
-@pytest.mark.parametrize("page", ["transport.md", "clean-up.md"])
+@pytest.mark.parametrize("page", ["transport.md", "clean-up.md", "requeue.md", "output.md", "worker.md", "faults.md"])
 def test_every_test_that_a_page_names_exists(page: str) -> None:
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / page).read_text(encoding="utf-8")))
     assert named

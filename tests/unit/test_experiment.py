@@ -7,7 +7,7 @@ import pytest
 from studio_celery.errors import UsageError
 from studio_celery.experiment import Capture, Experiment, NewerSchema, Resources, check_queue_name, new_id
 from studio_celery.runtimes.contract import Exit
-from studio_celery.submission import make_request, split_options
+from studio_celery.submission.request import make_request, split_options
 from studio_celery.supervisor.verdict import describe
 
 EXPERIMENT = Experiment(
@@ -72,7 +72,7 @@ def test_an_unknown_option_is_a_type_error() -> None:
         (Exit(exit_code=0), ""),
         (Exit(exit_code=3), "exit code 3"),
         (Exit(signal=9), "killed by signal 9"),
-        (Exit(signal=9, out_of_memory=True), "out of memory (limit 8.0 GiB)"),
+        (Exit(signal=9, out_of_memory=True), "out of memory (limit 8 GiB)"),
     ],
 )
 def test_reasons_in_words(exit: Exit, reason: str) -> None:

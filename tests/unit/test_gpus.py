@@ -6,11 +6,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from unittest.mock import create_autospec
 
+import pynvml
 import pytest
 
 from studio_celery.errors import SettingsError
-from studio_celery.gpus import Cards, Reservation, detect, parse
+from studio_celery.gpus import Cards, Reservation, detect, lost, parse
 
 
 def nobody() -> set[str]:
@@ -125,3 +127,60 @@ def test_a_failing_question_leaves_nothing_locked(tmp_path: Path) -> None:
         cards.reserve(1, fail)
     with cards.reserve(1, nobody) or pytest.fail("nothing was reserved") as reservation:
         assert reservation.ids == ("0",)
+
+
+class Driver:
+    """NVML with some cards of which some are lost: no real one can be had where tests run."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int, **lost: int) -> None:
+        self.count, self.lost = count, {int(name.removeprefix("card")): code for name, code in lost.items()}
+        for name in ("nvmlInit", "nvmlShutdown"):
+            monkeypatch.setattr(pynvml, name, create_autospec(getattr(pynvml, name)))
+        by_index = create_autospec(pynvml.nvmlDeviceGetHandleByIndex, side_effect=self.handle)
+        by_uuid = create_autospec(pynvml.nvmlDeviceGetHandleByUUID, side_effect=lambda u: self.handle(int(u[4:])))
+        uuid = create_autospec(pynvml.nvmlDeviceGetUUID, side_effect=lambda handle: f"GPU-{self.answer(handle)}")
+        memory = create_autospec(pynvml.nvmlDeviceGetMemoryInfo, side_effect=self.answer)
+        monkeypatch.setattr(
+            pynvml, "nvmlDeviceGetCount", create_autospec(pynvml.nvmlDeviceGetCount, return_value=count)
+        )
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", by_index)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", by_uuid)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", uuid)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", memory)
+
+    def handle(self, index: int) -> int:
+        if index >= self.count:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
+        return index
+
+    def answer(self, handle: int) -> int:
+        if handle in self.lost:
+            raise pynvml.NVMLError(self.lost[handle])
+        return handle
+
+
+def test_a_card_that_fell_off_the_bus_is_lost_and_not_given_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards = Cards("0,1,2", tmp_path)
+    Driver(monkeypatch, 3, card1=pynvml.NVML_ERROR_GPU_IS_LOST)
+    assert lost(["0", "1", "GPU-1", "GPU-2", "MIG-1"]) == ("1", "GPU-1")
+    assert lost(["3"]) == ("3",)
+    assert lost([]) == ()
+    with cards.reserve(2, set) or pytest.fail("none was free") as reservation:
+        assert reservation.ids == ("0", "2")
+        assert cards.reserve(1, set) is None
+
+
+def test_a_lost_card_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    Driver(monkeypatch, 3, card1=pynvml.NVML_ERROR_GPU_IS_LOST)
+    assert detect() == ("0", "2")
+
+
+def test_a_card_that_says_something_else_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    Driver(monkeypatch, 1, card0=pynvml.NVML_ERROR_NOT_SUPPORTED)
+    assert lost(["0"]) == ()
+
+
+def test_without_a_driver_nothing_is_lost() -> None:
+    assert lost(["0", "1"]) == ()

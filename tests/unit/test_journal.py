@@ -5,8 +5,22 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from journals import ADOPTED, CLAIMED, EPOCH, JOURNALS, LOST, QUEUED, STARTED, entry, released, released_early, state
+from journals import (
+    ADOPTED,
+    CLAIMED,
+    EPOCH,
+    JOURNALS,
+    LOST,
+    QUEUED,
+    STARTED,
+    entry,
+    released,
+    released_early,
+    state,
+    submitted,
+)
 
+from studio_celery.experiment import Experiment, NewerSchema, digest_of
 from studio_celery.journal import RETRY, Entry, Kind, NotAllowed, fold, fold_all
 
 K = Kind
@@ -56,3 +70,23 @@ def test_a_retry_of_the_script_is_counted_apart_from_lost_workers() -> None:
 def test_an_entry_survives_json() -> None:
     for one in (QUEUED, CLAIMED, STARTED, LOST, ADOPTED, dataclasses.replace(released(), nonce="n")):
         assert Entry.from_dict(one.to_dict()) == one
+
+
+def test_an_entry_of_a_newer_version_is_not_guessed_at() -> None:
+    newer = {**QUEUED.to_dict(), "schema": 2, "kind": "something new"}
+    with pytest.raises(NewerSchema, match="journal entry was written with schema 2, this version reads up to 1"):
+        Entry.from_dict(newer)
+
+
+def test_the_digest_is_that_of_the_record_as_it_was_written() -> None:
+    """A newer version may have put more into it than this one knows; the message carries the same digest."""
+    written = submitted()
+    experiment = written.data["experiment"]
+    assert fold_all([written]).digest == Experiment.from_dict(experiment).digest()
+    more = dataclasses.replace(written, data={"experiment": {**experiment, "later": 1}})
+    assert fold_all([more]).digest == digest_of({**experiment, "later": 1})
+    assert fold_all([more]).digest != fold_all([written]).digest
+
+
+def test_early_releases_are_counted_by_host_and_not_by_process() -> None:
+    assert {host for host, _ in released_early(6, 2).early_releases} == {"h0", "h1"}

@@ -15,6 +15,7 @@ from journals import (
     STARTED,
     STOP_REQUESTED,
     entry,
+    failed_often,
     released,
     released_early,
     state,
@@ -23,6 +24,8 @@ from journals import (
 
 from studio_celery.experiment import Status
 from studio_celery.journal import (
+    LEAVING,
+    UNANSWERED,
     Action,
     Adopt,
     Claim,
@@ -41,8 +44,10 @@ from studio_celery.journal import (
     State,
     decide,
     decide_found,
+    decide_onlooker,
     fold_all,
     leaves_to_others,
+    releases_by,
     sign_of_life,
     standing,
 )
@@ -50,6 +55,8 @@ from studio_celery.journal import (
 K = Kind
 RULES = Rules()
 GIVEN_UP = End(K.FAILED, "engine: gone (given up after 10 releases)")
+JUST_RELEASED = "this worker has just released it"
+JUST_FAILED = "its script failed a moment ago"
 LATE = "waited longer than --lifetime 1m"
 
 
@@ -79,7 +86,15 @@ DECISIONS: list[tuple[State, Observation, Action]] = [
     (row("lost, stop requested"), seen(), End(K.STOPPED, "stopped by alice")),
     (row("released before the start"), seen(), Claim(2)),
     (row("released after the start"), seen(), Claim(2)),
-    (row("to be tried again"), seen(), Claim(2)),
+    # A script that failed is tried again after a pause that doubles.
+    (row("to be tried again"), seen(), Defer(10, JUST_FAILED)),
+    (row("to be tried again"), seen(since_failure_seconds=9), Defer(1, JUST_FAILED)),
+    (row("to be tried again"), seen(since_failure_seconds=10), Claim(2)),
+    (row("to be tried again"), seen(ours=True), Defer(60)),
+    (failed_often(2), seen(since_failure_seconds=10), Defer(10, JUST_FAILED)),
+    (failed_often(2), seen(since_failure_seconds=20), Claim(3)),
+    (failed_often(60), seen(since_failure_seconds=299), Defer(1, JUST_FAILED)),
+    (failed_often(60), seen(since_failure_seconds=300), Claim(61)),
     # The lifetime ends with the first claim.
     (state(lifetime_seconds=60), seen(age_seconds=60), Claim(1)),
     (state(lifetime_seconds=60), seen(age_seconds=61), End(K.EXPIRED, LATE)),
@@ -93,8 +108,17 @@ DECISIONS: list[tuple[State, Observation, Action]] = [
     (state(CLAIMED, released(began=True), max_attempts=1), seen(), End(K.FAILED, "r, 1 attempt")),
     (state(CLAIMED, released(), max_attempts=1), seen(), Claim(2)),
     (state(CLAIMED, STARTED, LOST, max_attempts=2), seen(), Claim(2)),
-    (state(CLAIMED, STARTED, released("retry"), max_attempts=1), seen(), Claim(2)),
-    # Releases before the start: ten, by three workers or over an hour.
+    (state(CLAIMED, STARTED, released("retry"), max_attempts=1), seen(since_failure_seconds=10), Claim(2)),
+    # Who released it leaves it to others: offered at once, then ever less often, for a time that doubles.
+    (row("released before the start"), seen(releases_here=1), Defer(30 / 32, JUST_RELEASED)),
+    (row("released before the start"), seen(releases_here=1, since_release_seconds=4), Defer(4, JUST_RELEASED)),
+    (row("released before the start"), seen(releases_here=1, since_release_seconds=20), Defer(10, JUST_RELEASED)),
+    (row("released before the start"), seen(releases_here=1, since_release_seconds=30), Claim(2)),
+    (row("released before the start"), seen(releases_here=2, since_release_seconds=30), Defer(30, JUST_RELEASED)),
+    (row("released before the start"), seen(releases_here=9, since_release_seconds=299), Defer(1, JUST_RELEASED)),
+    (row("released before the start"), seen(releases_here=9, since_release_seconds=300), Claim(2)),
+    (state(CLAIMED, released(), STOP_REQUESTED), seen(releases_here=1), End(K.STOPPED, "stopped by alice")),
+    # Releases before the start: ten, on three hosts or over an hour.
     (released_early(9, 3), seen(), Claim(10)),
     (released_early(10, 2), seen(), Claim(11)),
     (released_early(10, 3), seen(), GIVEN_UP),
@@ -168,6 +192,53 @@ def test_what_is_decided_is_allowed(name: str, owner: dict[str, object], here: b
         assert fold_all([following()], given).seq == given.seq + 1
 
 
+#: (state, how long its owner was silent, what anybody who looks records)
+ONLOOKERS: list[tuple[State, Observation, Action | None]] = [
+    *((row(name), seen(), None) for name in ("submitting", "waiting", "lost", "to be tried again", "finished")),
+    (row("submitting, stop requested"), seen(), End(K.STOPPED, "stopped by alice")),
+    (row("waiting, stop requested"), seen(), End(K.STOPPED, "stopped by alice")),
+    (row("lost, stop requested"), seen(), End(K.STOPPED, "stopped by alice")),
+    (state(lifetime_seconds=60), seen(age_seconds=61), End(K.EXPIRED, LATE)),
+    (state(CLAIMED, STARTED, LOST, max_attempts=1), seen(), End(K.FAILED, "r, 1 attempt")),
+    # How many releases are too many is a setting of workers.
+    (released_early(10, 3), seen(), None),
+    # Without a wish to stop it, only a worker with the message declares an attempt lost.
+    (row("running"), seen(heartbeat_age_seconds=10**6), None),
+    (row("preparing"), seen(heartbeat_age_seconds=10**6), None),
+    (row("running, stop requested"), seen(heartbeat_age_seconds=60), None),
+    (row("running, stop requested"), seen(heartbeat_age_seconds=61, run_seconds=1000), None),
+    (
+        row("running, stop requested"),
+        seen(heartbeat_age_seconds=61),
+        DeclareLost(1, "worker lost: no heartbeat for 1m 1s"),
+    ),
+    (
+        row("preparing, stop requested"),
+        seen(heartbeat_age_seconds=61),
+        DeclareLost(1, "worker lost: no heartbeat for 1m 1s"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "observed", "expected"), ONLOOKERS)
+def test_what_anybody_who_looks_records(given: State, observed: Observation, expected: Action | None) -> None:
+    assert decide_onlooker(given, observed, RULES) == expected
+
+
+@pytest.mark.parametrize("name", [name for name in JOURNALS if name != "nothing"])
+@pytest.mark.parametrize("silent", [0.0, 10.0**6])
+def test_what_an_onlooker_records_is_allowed_and_leads_to_an_end(name: str, silent: float) -> None:
+    """Else `studio ls` would decide the same thing for ever."""
+    given, steps = row(name), 0
+    while action := decide_onlooker(given, seen(heartbeat_age_seconds=silent), RULES):
+        lost = isinstance(action, DeclareLost)
+        following = entry(K.LOST, attempt=action.number, reason="r") if lost else entry(action.kind, reason="r")
+        given, steps = fold_all([following], given), steps + 1
+    assert steps <= 2
+    if given.stop_requested_by and not given.live:
+        assert given.status.terminal
+
+
 #: (state, attempt that is found on this host, what is seen of its latest owner, what is done)
 FOUND = [
     (State(), 1, seen(owner_gone=True), Leave()),
@@ -235,6 +306,26 @@ def test_who_released_an_attempt_leaves_the_next_to_others() -> None:
     assert not leaves_to_others(row("to be tried again"), "w1")
     assert not leaves_to_others(row("lost"), "w1")
     assert not leaves_to_others(row("waiting"), "w1")
+    for release_class in (UNANSWERED, LEAVING):  # it could have run there
+        assert not leaves_to_others(state(CLAIMED, released(release_class)), "w1")
+
+
+def test_releases_are_counted_for_each_worker_since_somebody_last_ran_it() -> None:
+    def history(*owners: str, release_class: str = "engine", ran: int = 0) -> State:
+        now = state()
+        for n, owner in enumerate(owners, 1):
+            now = fold_all([entry(K.CLAIMED, by=owner, attempt=n, host="h")], now)
+            how = LOST if n == ran else released(release_class, epoch=now.owner_epoch)
+            now = fold_all([dataclasses.replace(how, stored_at=10.0 * n, data={**how.data, "attempt": n})], now)
+        return now
+
+    assert releases_by(history(), "w1") == (0, 0.0)
+    assert releases_by(history("w1", "w1"), "w1") == (2, 20.0)
+    # Else two workers that both cannot would hand it to each other without a pause.
+    assert releases_by(history("w1", "w2", "w1", "w2"), "w1") == (2, 30.0)
+    assert releases_by(history("w1", "w2", "w1", ran=2), "w1") == (1, 30.0)
+    assert releases_by(history("w1", "w2", ran=2), "w1") == (0, 0.0)
+    assert releases_by(history("w1", release_class=LEAVING), "w1") == (0, 0.0)
 
 
 def test_becoming_owner_is_a_sign_of_life() -> None:

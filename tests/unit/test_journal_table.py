@@ -25,6 +25,7 @@ def _by_owner(kind: Kind, **data: object) -> Callable[[State], Entry]:
 ENTRIES: dict[str, Callable[[State], Entry]] = {
     "submitted": lambda state: submitted(),
     "queued": lambda state: QUEUED,
+    "queued again": lambda state: entry(K.QUEUED, by="w9", again=True, reason="requeued"),
     "claimed": lambda state: entry(K.CLAIMED, by="w9", attempt=len(state.attempts) + 1, host="h"),
     "claimed, wrong number": lambda state: entry(K.CLAIMED, by="w9", attempt=len(state.attempts) + 2, host="h"),
     "adopted": lambda state: entry(K.ADOPTED, by="w9", attempt=len(state.attempts), host="h", log_offset=9),
@@ -56,16 +57,17 @@ _OWNED = {
     "failed, says its owner": S.FAILED,
     "stopped, says its owner": S.STOPPED,
 }
-_PREPARING = {**_OWNED, "adopted": S.PREPARING, "started": S.RUNNING}
-_RUNNING = {**_OWNED, "adopted": S.RUNNING, "finished": S.FINISHED}
-_BETWEEN = {**_ENDED_BY_SOMEBODY, "queued": S.WAITING}
+_PREPARING = {**_OWNED, "adopted": S.PREPARING, "started": S.RUNNING, "queued again": S.PREPARING}
+_RUNNING = {**_OWNED, "adopted": S.RUNNING, "finished": S.FINISHED, "queued again": S.RUNNING}
+_SUBMITTING = {**_ENDED_BY_SOMEBODY, "queued": S.WAITING}
+_BETWEEN = {**_SUBMITTING, "queued again": S.WAITING}
 _AGAIN = {**_BETWEEN, "claimed": S.PREPARING, "stop requested": S.WAITING}
 
 #: What may follow each journal, and the status after it. Whatever is not here is refused.
 ALLOWED: dict[str, dict[str, Status]] = {
     "nothing": {"submitted": S.SUBMITTING},
-    "submitting": {**_BETWEEN, "expired": S.EXPIRED, "stop requested": S.SUBMITTING},
-    "submitting, stop requested": {**_BETWEEN, "expired": S.EXPIRED},
+    "submitting": {**_SUBMITTING, "expired": S.EXPIRED, "stop requested": S.SUBMITTING},
+    "submitting, stop requested": {**_SUBMITTING, "expired": S.EXPIRED},
     "waiting": {**_AGAIN, "expired": S.EXPIRED},
     "waiting, stop requested": {**_BETWEEN, "expired": S.EXPIRED},
     "preparing": {**_PREPARING, "stop requested": S.PREPARING},

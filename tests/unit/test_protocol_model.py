@@ -128,6 +128,11 @@ def without_messages(state: State, seen: Observation, rules: Rules) -> Action:
     return real.Defer(60) if isinstance(action, real.Enqueue) else action
 
 
+def onlooker_without_patience(state: State, seen: Observation, rules: Rules) -> Action | None:
+    """Stops what somebody looks after as if its owner were dead."""
+    return real.decide_onlooker(state, dataclasses.replace(seen, heartbeat_age_seconds=10.0**6), rules)
+
+
 def stops_what_it_lost(state: State, number: int, epoch: int) -> Standing:
     """Takes an attempt that was adopted for one that is over."""
     now = real.standing(state, number, epoch)
@@ -165,6 +170,7 @@ BROKEN = [
     (Protocol(decide=patient_for_ever), Plan(hosts=TWO, crashes=1)),
     (Protocol(decide=forgets_who_runs_it), Plan(hosts=(0,), threads=2, messages=2)),
     (Protocol(decide=without_messages), Plan(hosts=TWO)),
+    (Protocol(decide_onlooker=onlooker_without_patience), Plan(hosts=TWO, stops=1)),
     (Protocol(standing=stops_what_it_lost), Plan(hosts=SAME, cuts=1)),
     (Protocol(standing=never_superseded), Plan(hosts=SAME, cuts=1)),
     (Protocol(decide_found=adopts_from_the_living), Plan(hosts=SAME)),

@@ -125,6 +125,21 @@ class TestVerdict:
     def test_of_an_end(self, facts: dict[str, Any], ending: Ending | None, expected: Exit) -> None:
         assert verdict.judge(facts, ending, "run1") == expected
 
+    @pytest.mark.parametrize(
+        ("facts", "ending"),
+        [
+            (state(code=143), Ending(Exit(signal=15), interrupted=True)),
+            (state(), Ending(Exit(exit_code=0), interrupted=True)),
+            (state(code=137), None),
+            (state(code=143), None),
+        ],
+    )
+    def test_of_what_was_killed_while_the_host_goes_down(self, facts: dict[str, Any], ending: Ending | None) -> None:
+        lost = Exit(lost="the host is going down")
+        assert verdict.judge(facts, ending, "run1", host_goes_down=True) == lost
+        assert verdict.judge(facts, ending, "run1").lost is None
+        assert verdict.judge(state(code=3), None, "run1", host_goes_down=True) == Exit(exit_code=3)
+
     def test_without_a_default_bridge_no_restart_is_suspected(self) -> None:
         assert verdict.judge(state(code=137, run=""), None, "run1") == Exit(signal=signal.SIGKILL)
         assert verdict.judge(state(code=137), None, None) == Exit(signal=signal.SIGKILL)
@@ -142,3 +157,9 @@ class TestVerdict:
         assert isinstance(failure, EngineUnavailable)
         assert sentence in str(failure)
         assert "\n" not in str(failure)
+
+
+def test_the_shim_is_told_how_much_output_may_wait() -> None:
+    entrypoint = arguments(spool_bytes=2**30, hold_seconds=10.0)["entrypoint"]
+    assert entrypoint[-3:] == ["--spool=1073741824", "--hold=10.0", "/studio/io"]
+    assert arguments()["entrypoint"][-2:] == ["/studio/shim.py", "/studio/io"]

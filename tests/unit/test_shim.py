@@ -15,6 +15,7 @@ import pytest
 from studio import wait_for
 
 from studio_celery.runtimes import shim
+from studio_celery.supervisor import holes
 
 
 @pytest.fixture
@@ -130,3 +131,56 @@ def test_a_child_that_keeps_the_pipe_open_is_not_waited_for(io: Path) -> None:
 def test_closed_output_does_not_end_it(io: Path) -> None:
     code, _ = python(io, "import os, time\nos.close(1)\nos.close(2)\ntime.sleep(0.2)\nos._exit(6)")
     assert code == 6
+
+
+#: A limit that one read of the pipe fills up.
+SMALL = 2 * shim.CHUNK_BYTES
+
+
+def free(path: Path, end: int) -> None:
+    """Give the beginning of the log back, as its worker does when the store has it."""
+    with path.open("r+b") as file:
+        holes.punch(file.fileno(), end)
+
+
+def start_spooled(io: Path, source: str, hold: float) -> subprocess.Popen[bytes]:
+    (io / "argv").write_bytes(b"\0".join(os.fsencode(part) for part in (sys.executable, "-c", source)))
+    options = [f"--spool={SMALL}", f"--hold={hold}"]
+    return subprocess.Popen([sys.executable, "-E", "-S", shim.__file__, *options, str(io)])
+
+
+def test_without_room_it_loses_output_and_says_so_in_one_line(io: Path) -> None:
+    process = start_spooled(io, "import os\nfor _ in range(64): os.write(1, b'x' * 65536)\nprint('last words')", 0.1)
+    assert process.wait(60) == 0
+    log, lost = (io / "log").read_bytes(), json.loads((io / "exit.json").read_text())["lost_bytes"]
+    note = b"\n[studio] %d bytes of output were lost: this worker's disk held all" % lost
+    assert lost > 32 * 65536
+    assert log.count(b"[studio]") == 1
+    assert note in log
+    assert log.endswith(b"last words\n")
+    assert len(log) < SMALL + shim.LAST_WORDS_BYTES
+
+
+def test_it_holds_a_script_up_as_long_as_room_is_being_made_and_loses_nothing(io: Path) -> None:
+    process = start_spooled(io, "import os\nfor n in range(40): os.write(1, b'%09d\\n' % n * 6554)", 60)
+    freed = 0
+
+    def make_room() -> bool:
+        nonlocal freed
+        size = (io / "log").stat().st_size if (io / "log").exists() else 0
+        assert size - freed <= SMALL + shim.LAST_WORDS_BYTES  # the last words have room of their own
+        if size > freed:
+            freed = size // 4096 * 4096
+            free(io / "log", freed)
+        return process.poll() is not None
+
+    wait_for("the end", make_room)
+    record = json.loads((io / "exit.json").read_text())
+    assert (record["exit_code"], record["lost_bytes"], record["log_bytes"]) == (0, 0, 40 * 65540)
+
+
+def test_a_script_that_is_held_up_can_be_terminated(io: Path) -> None:
+    process = start_spooled(io, "import os\nwhile True: os.write(1, b'x' * 65536)", 600)
+    wait_for("the full log", lambda: (io / "log").exists() and (io / "log").stat().st_size > SMALL - 65536)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM

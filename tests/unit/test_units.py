@@ -35,7 +35,9 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         parse_bytes(text)
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1023 B"), (5046586573, "4.7 GiB"), (2**20, "1.0 MiB")])
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (5046586573, "4.7 GiB"), (2**20, "1 MiB"), (3 * 2**29, "1.5 GiB")]
+)
 def test_sizes_for_people(count: int, text: str) -> None:
     assert format_bytes(count) == text
 

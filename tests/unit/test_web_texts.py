@@ -47,7 +47,7 @@ def test_arguments_are_quoted_as_for_a_shell() -> None:
 
 def test_resources_name_only_what_was_asked_for() -> None:
     asked = {"gpus": 1, "cpus": 1.5, "memory_bytes": 2**30, "shm_bytes": None}
-    assert texts.resources({"resources": asked}) == "1 card, 1.5 CPUs, 1.0 GiB memory"
+    assert texts.resources({"resources": asked}) == "1 card, 1.5 CPUs, 1 GiB memory"
 
 
 @pytest.mark.parametrize(

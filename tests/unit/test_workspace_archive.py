@@ -98,8 +98,8 @@ def test_a_workspace_over_the_limit_is_refused_before_anything_is_written(tmp_pa
     with pytest.raises(WorkspaceError) as caught:
         captured(root, tmp_path / "packed", limit_bytes=500 * 2**20)
     said = str(caught.value)
-    assert f"{root} has 4.7 GiB, more than the limit of 500.0 MiB" in said
-    assert "data/big.bin (4.7 GiB), data/small.csv (2.0 KiB)" in said
+    assert f"{root} has 4.7 GiB, more than the limit of 500 MiB" in said
+    assert "data/big.bin (4.7 GiB), data/small.csv (2 KiB)" in said
     assert ".studioignore" in said
     assert "--workspace" in said
     assert "STUDIO_WORKSPACE_LIMIT" in said

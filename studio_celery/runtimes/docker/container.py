@@ -63,7 +63,7 @@ def script_arguments(launch: Launch, options: DockerOptions, base: Base) -> dict
     return {
         **_common(options, base, network=options.network),
         "name": container_name(launch.experiment_id, launch.attempt),
-        "entrypoint": ["python3", "-E", "-S", SHIM, IO],
+        "entrypoint": ["python3", "-E", "-S", SHIM, *directory.shim_options(launch), IO],
         "working_dir": WORKSPACE,
         "environment": _variables(launch, base),
         "mounts": _mounts(launch, base),

@@ -1,19 +1,24 @@
 """The one door to the Docker SDK: plain data in and out, and every failure is one of ours.
 
-Nothing outlives a call: a client costs a millisecond, so none is shared between threads or taken into a fork, and there
-is nothing to close.
+All threads of a process share one client and its few connections, which are closed when nobody has the `Engine` any
+more. None is taken into a fork: an `Engine` is made per process. Only a pull has a client of its own, which its end
+closes with the pull.
 """
 
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
+from http.client import HTTPException
 from typing import Any, cast
 
 import docker
 import requests
+import urllib3
 from docker.errors import APIError, DockerException
+from docker.transport.unixconn import UnixHTTPAdapter, UnixHTTPConnection, UnixHTTPConnectionPool
 
 from studio_celery.errors import EngineUnavailable, RuntimeFailure
 
@@ -22,6 +27,19 @@ ANSWER_SECONDS = 60.0
 
 #: Where the engine is if nothing says otherwise.
 DEFAULT_HOST = "unix:///var/run/docker.sock"
+
+#: Connections that are kept; more are opened only while more threads ask at the same time.
+CONNECTIONS_MAX = 64
+
+#: In the words of an engine that was replaced by one of another version.
+OTHER_VERSION = "client version"
+
+#: How the SDK calls a socket.
+_SCHEME = "http+docker://"
+
+
+#: Exceptions of the SDK and of what it is made of.
+_FOREIGN = (DockerException, requests.exceptions.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError)
 
 
 class Refused(RuntimeFailure):
@@ -38,7 +56,9 @@ class Engine:
 
     def __init__(self, host: str | None, variables: Mapping[str, str]) -> None:
         self._variables = {**variables, "DOCKER_HOST": host} if host else dict(variables)
-        self._version: str | None = None
+        self._host = self._variables.get("DOCKER_HOST") or DEFAULT_HOST
+        self._shared: Any = None
+        self._lock = threading.Lock()
 
     def info(self) -> dict[str, Any]:
         """What the engine says of itself and its host."""
@@ -60,7 +80,7 @@ class Engine:
     def pull(self, name: str, silence_seconds: float) -> Generator[dict[str, Any], None, None]:
         """Pull an image; yields what the engine tells about it. Closing the iterator ends the pull."""
         repository, tag = docker.utils.parse_repository_tag(name)
-        with self._client(silence_seconds) as client:
+        with self._own_client(silence_seconds) as client:
             stream = client.api.pull(repository, tag=tag or "latest", stream=True, decode=True)
             for event in stream:
                 if "error" in event:
@@ -123,22 +143,94 @@ class Engine:
                     raise
 
     @contextmanager
-    def _client(self, seconds: float = ANSWER_SECONDS) -> Iterator[Any]:
-        """A client for one call."""
-        _knock(self._variables.get("DOCKER_HOST") or DEFAULT_HOST)
+    def _client(self) -> Iterator[Any]:
+        """The shared client for one call."""
+        client = self._connected()
         try:
-            client = docker.from_env(environment=self._variables, version=self._version or "auto", timeout=seconds)
-        except (DockerException, requests.exceptions.RequestException) as exc:
-            raise _unavailable(exc) from exc
+            with _failures():
+                yield client
+        except RuntimeFailure as exc:
+            if isinstance(exc, EngineUnavailable) or OTHER_VERSION in str(exc):
+                self._forget(client)  # the next engine here may speak another version
+            raise
+
+    @contextmanager
+    def _own_client(self, seconds: float) -> Iterator[Any]:
+        """A client for one call that may be cut short; `seconds` of silence are the end of it, too."""
+        client = self._connect(seconds)
         try:
-            self._version = client.api.api_version
-            yield client
-        except APIError as exc:
-            raise Refused(exc.status_code or 0, str(exc.explanation or exc)) from exc
-        except (DockerException, requests.exceptions.RequestException, OSError) as exc:
-            raise _unavailable(exc) from exc
+            with _failures():
+                yield client
         finally:
             client.close()
+
+    def _connected(self) -> Any:
+        with self._lock:
+            if self._shared is None:
+                self._shared = self._connect(ANSWER_SECONDS)
+                if self._host.startswith("unix://"):
+                    _use_one_pool(self._shared.api, self._host)
+            return self._shared
+
+    def _connect(self, seconds: float) -> Any:
+        _knock(self._host)
+        with _failures():
+            return docker.from_env(environment=self._variables, timeout=seconds)
+
+    def _forget(self, client: Any) -> None:
+        with self._lock:
+            if self._shared is client:
+                self._shared = None
+
+
+class _Connection(UnixHTTPConnection):
+    """The SDK's own leaves its socket open where nobody listens."""
+
+    def connect(self) -> None:
+        """Connect, or leave nothing."""
+        connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connecting.settimeout(self.timeout)
+            connecting.connect(self.unix_socket)
+        except OSError:
+            connecting.close()
+            raise
+        self.sock = connecting
+
+
+class _Pool(UnixHTTPConnectionPool):
+    """Connections to one engine."""
+
+    def _new_conn(self) -> Any:
+        return _Connection(self.base_url, self.socket_path, self.timeout)
+
+
+class _OnePool(UnixHTTPAdapter):
+    """The SDK's own has a pool for each URL and closes the oldest ones, also under a thread that is about to ask."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(host.replace("unix://", "http+unix://", 1), ANSWER_SECONDS)
+        self._pool = _Pool(_SCHEME, self.socket_path, self.timeout, maxsize=CONNECTIONS_MAX)
+
+    def get_connection(self, url: str, proxies: Mapping[str, str] | None = None) -> Any:
+        """The same connections for every URL."""
+        return self._pool
+
+
+def _use_one_pool(client: Any, host: str) -> None:
+    client.get_adapter(_SCHEME).close()
+    client.mount(_SCHEME, _OnePool(host))
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Every failure of the SDK as one of ours."""
+    try:
+        yield
+    except APIError as exc:
+        raise Refused(exc.status_code or 0, str(exc.explanation or exc)) from exc
+    except (DockerException, requests.exceptions.RequestException, OSError) as exc:
+        raise _unavailable(exc) from exc
 
 
 def _knock(host: str) -> None:
@@ -165,7 +257,7 @@ def _absent_is_none() -> Iterator[None]:
 def _unavailable(exc: Exception) -> EngineUnavailable:
     """The innermost cause in one sentence."""
     cause: BaseException = exc
-    while isinstance(cause.__context__, BaseException):
+    while isinstance(cause.__context__, _FOREIGN):  # beyond it may be what our caller is busy with
         cause = cause.__context__
     text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
     return EngineUnavailable(

@@ -41,6 +41,10 @@ class DockerOptions:
     #: Time for pulling an image, and silence from its registry that is taken for a dead one.
     pull_limit_seconds: float = 1200.0
     pull_silence_seconds: float = 300.0
+    #: An engine that is told to stop is gone after this time: it gives its containers 15 s.
+    settle_seconds: float = 20.0
+    #: How old a listing of containers may be by which it is told that one runs.
+    listing_seconds: float = 1.0
     #: Time for installing requirements.
     install_limit_seconds: float = 3600.0
     #: The worker's environment: where the engine is, index and proxy settings for installing. Never given to scripts.

@@ -10,11 +10,14 @@ from typing import Any
 
 from studio_celery.errors import EngineUnavailable, ImageNotFound, RuntimeFailure
 from studio_celery.experiment import Resources
-from studio_celery.runtimes import directory
+from studio_celery.runtimes import directory, host
 from studio_celery.runtimes.contract import Cancelled, Exit, Handle, Launch, Progress
 from studio_celery.runtimes.docker import verdict
+from studio_celery.runtimes.docker.census import Census
 from studio_celery.runtimes.docker.container import ENVIRONMENT, Base, container_name, handle_of, script_arguments
+from studio_celery.runtimes.docker.doubts import Doubts
 from studio_celery.runtimes.docker.engine import Engine, Refused
+from studio_celery.runtimes.docker.facts import Facts, KnownFacts
 from studio_celery.runtimes.docker.images import Image, Images
 from studio_celery.runtimes.docker.install import ContainerInstall
 from studio_celery.runtimes.docker.options import DockerOptions
@@ -23,6 +26,9 @@ from studio_celery.settings import Settings
 
 #: How long the shim may take to save the last output after it was told to kill the script, and the engine to kill it.
 KILL_SECONDS = 10.0
+
+#: How old a listing of containers may be, in looks at whether a script has ended.
+POLLS_PER_LISTING = 5
 
 #: The least memory that an engine accepts as a limit.
 MEMORY_BYTES_MIN = 6 * 2**20
@@ -36,8 +42,15 @@ class DockerRuntime:
     def __init__(self, options: DockerOptions) -> None:
         self.options = options
         self._engine = Engine(options.host, options.variables)
+        self._facts = KnownFacts(self._engine)
+        self._census = Census(self._engine, f"studio.home={options.home_label}", options.listing_seconds)
+        self._doubts = Doubts(options.settle_seconds)
         self._images = Images(self._engine, options)
         self._environments = Environments(options.home.resolve())
+
+    def __reduce__(self) -> tuple[type[DockerRuntime], tuple[DockerOptions]]:
+        """Another process gets the same options, and connects by itself."""
+        return DockerRuntime, (self.options,)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> DockerRuntime:
@@ -48,20 +61,22 @@ class DockerRuntime:
                 image=settings.image or DockerOptions.image,
                 user=settings.uid,
                 pull_limit_seconds=settings.pull_limit_seconds,
+                settle_seconds=settings.engine_settle_seconds,
+                listing_seconds=settings.poll_seconds * POLLS_PER_LISTING,
                 variables=dict(os.environ),
             )
         )
 
     def check(self) -> None:
         """Raise `EngineUnavailable` if no container could be started here now."""
-        facts = self._engine.info()
+        facts = self._facts.now().info
         if facts.get("OSType") != "linux":
             raise EngineUnavailable("The Docker engine runs no Linux containers: switch it to them.")
 
     def refuses(self, resources: Resources) -> str | None:
         """What this host does not have at all; cards are counted elsewhere. A dead engine is for `check` to tell."""
         try:
-            facts = self._engine.info()
+            facts = self._facts.now().info
         except EngineUnavailable:
             return None
         if resources.cpus is not None and resources.cpus > facts["NCPU"]:
@@ -74,9 +89,10 @@ class DockerRuntime:
 
     def prepare(self, launch: Launch, progress: Progress, cancelled: Cancelled) -> None:
         """Pull the image and install the requirements, whatever is missing; give the directory to its user."""
-        directory.make(launch.directory, self.site())
+        facts = self._facts.now()
+        directory.make(launch.directory, facts.site)
         image = self._images.ensure(self._image_name(launch), progress, cancelled)
-        base = self._base(launch, image)
+        base = self._base(launch, image, facts)
         if recipe := _recipe(launch, base):
             install = ContainerInstall(self._engine, self.options, self._environments, base)
             self._environments.ensure(recipe, launch, install, progress, cancelled)
@@ -87,10 +103,11 @@ class DockerRuntime:
         image = self._images.find(self._image_name(launch))
         if image is None:
             raise ImageNotFound(f"image not found: {self._image_name(launch)} was removed from this host meanwhile.")
-        base = self._base(launch, image)
+        facts = self._facts.now()
+        base = self._base(launch, image, facts)
         if base.environment is not None and not base.environment.exists():
             raise RuntimeFailure("The installed requirements, or the image that they fit, were removed meanwhile.")
-        directory.make(launch.directory, self.site())
+        directory.make(launch.directory, facts.site)
         arguments = script_arguments(launch, self.options, base)
         try:
             container = self._engine.create(**arguments)
@@ -114,6 +131,8 @@ class DockerRuntime:
         ending = directory.read_ending(handle.directory)
         if ending is not None and not ending.interrupted:
             return ending.exit
+        if self._census.runs(handle.ref):
+            return None
         facts = self._engine.inspect(handle.ref)
         if facts is None:
             return Exit(lost="the container was removed")
@@ -122,16 +141,19 @@ class DockerRuntime:
         ending = directory.read_ending(handle.directory)
         if ending is None:
             self._save_errors(handle)
-        return verdict.judge(facts, ending, self._engine.run_id())
+        exit = verdict.judge(facts, ending, self._engine.run_id(), host_goes_down=host.going_down())
+        return None if self._doubts.about(handle.ref, exit, ending) else exit
 
     def stop(self, handle: Handle, grace_seconds: float) -> None:
         """SIGTERM, grace, SIGKILL by the shim so that the last output is saved, and then by the engine."""
+        self._doubts.kill(handle.ref)
         for signal, seconds in (("SIGTERM", grace_seconds), ("SIGUSR1", KILL_SECONDS), ("SIGKILL", KILL_SECONDS)):
             facts = self._engine.inspect(handle.ref)
             if facts is None or not verdict.alive(facts):
                 return
             self._engine.kill(handle.ref, signal)
             self._engine.wait(handle.ref, seconds)
+            self._census.forget()
         facts = self._engine.inspect(handle.ref)
         if facts is not None and verdict.alive(facts):
             raise EngineUnavailable(f"The container {handle.ref[:12]} cannot be killed: look at its processes.")
@@ -139,6 +161,8 @@ class DockerRuntime:
     def remove(self, handle: Handle) -> None:
         """Remove the container, whatever state it is in."""
         self._engine.remove(handle.ref)
+        self._census.forget()
+        self._doubts.forget(handle.ref)
 
     def tidy(self) -> None:
         """Remove the containers of installations that nobody waits for any more, and what they made."""
@@ -148,11 +172,11 @@ class DockerRuntime:
 
     def site(self) -> str:
         """This very engine."""
-        return f"docker {self._engine.info()['ID']}"
+        return self._facts.now().site
 
     def describe(self) -> Mapping[str, Any]:
         """The engine and its host."""
-        facts = self._engine.info()
+        facts = self._facts.now().info
         return {
             "runtime": self.name,
             "engine": facts["ServerVersion"],
@@ -169,12 +193,10 @@ class DockerRuntime:
     def _image_name(self, launch: Launch) -> str:
         return launch.image or self.options.default_image(launch.python)
 
-    def _base(self, launch: Launch, image: Image) -> Base:
+    def _base(self, launch: Launch, image: Image, facts: Facts) -> Base:
         """Everything that the container depends on besides the launch."""
-        rootless = "name=rootless" in (self._engine.info().get("SecurityOptions") or [])
-        uid, gid = self.options.identity(rootless=rootless)
-        run = self._engine.run_id() or ""
-        base = Base(image.id, image.name, uid, gid, image.variables, run)
+        uid, gid = self.options.identity(rootless=facts.rootless)
+        base = Base(image.id, image.name, uid, gid, image.variables, facts.run or "")
         recipe = _recipe(launch, base)
         return base if recipe is None else base.with_environment(self._environments.path(recipe))
 

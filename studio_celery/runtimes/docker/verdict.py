@@ -15,17 +15,24 @@ from studio_celery.runtimes.docker.engine import Refused
 #: States of a container in which its processes are there.
 ALIVE = ("running", "paused", "restarting")
 
+#: Exit codes of a container whose first process was killed by SIGKILL or SIGTERM.
+KILLED = (128 + signal.SIGKILL, 128 + signal.SIGTERM)
+
 
 def alive(facts: Mapping[str, Any]) -> bool:
     """Whether a container's processes are there."""
     return facts["State"]["Status"] in ALIVE
 
 
-def judge(facts: Mapping[str, Any], ending: Ending | None, engine_run: str | None) -> Exit:
-    """How a container that is not alive ended: lost if it went down with its engine, else the script's own end."""
+def judge(
+    facts: Mapping[str, Any], ending: Ending | None, engine_run: str | None, *, host_goes_down: bool = False
+) -> Exit:
+    """How a container that is not alive ended: lost if it went down with engine or host, else the script's own end."""
     state = facts["State"]
     if state["Status"] == "created":
         return Exit(lost="the container was never started")
+    if state["Status"] == "removing" and (ending is None or ending.interrupted):
+        return Exit(lost="the container was removed")  # it was alive then, and the engine killed it for that
     if ending is not None and not ending.interrupted:
         return ending.exit
     started_under = facts["Config"]["Labels"].get("studio.engine-run")
@@ -33,10 +40,17 @@ def judge(facts: Mapping[str, Any], ending: Ending | None, engine_run: str | Non
         return Exit(lost="the Docker engine or the host was restarted")
     if state.get("OOMKilled") and (ending is None or ending.exit.signal == signal.SIGKILL):
         return Exit(signal=signal.SIGKILL, out_of_memory=True)
+    code = state["ExitCode"]
+    if host_goes_down and (ending is not None or code in KILLED):
+        return Exit(lost="the host is going down")
     if ending is not None:
         return ending.exit
-    code = state["ExitCode"]
     return Exit(signal=code - 128) if code > 128 else Exit(exit_code=code)
+
+
+def killed(exit: Exit, ending: Ending | None) -> bool:
+    """Whether a script was ended from outside, as far as can be told: by a signal to its shim, or to all."""
+    return exit.signal in (signal.SIGKILL, signal.SIGTERM) if ending is None else ending.interrupted
 
 
 def start_failure(error: RuntimeFailure) -> RuntimeFailure:

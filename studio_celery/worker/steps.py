@@ -1,20 +1,15 @@
 """What makes a Celery worker a studio worker, whichever command starts it.
 
 A bootstep starts the supervisor before anything is consumed, so that what a former worker left running is adopted
-whether or not the broker is in reach by then. Signals, under `celery worker` too:
-
-- SIGTERM: takes nothing more, finishes what runs.
-- a second SIGTERM, SIGINT (Ctrl-C), SIGQUIT: leaves experiments running, gives their messages back, exits 0.
+whether or not the broker is in reach by then. What signals mean, see `departure`.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
@@ -24,6 +19,7 @@ from celery.worker import state
 
 from studio_celery.celery import app
 from studio_celery.errors import StudioError
+from studio_celery.worker.departure import Departure
 
 if TYPE_CHECKING:
     from studio_celery.supervisor import Supervisor
@@ -48,17 +44,21 @@ def preflight(sender: Any = None, conf: Any = None, options: Any = None, **_: An
     """Refuse to start a worker that could run nothing, in one sentence; settle how much it does at a time."""
     from studio_celery.gpus import Cards
     from studio_celery.runtimes import make_runtime
+    from studio_celery.settings import make_home
+    from studio_celery.supervisor.fitness import Fitness
     from studio_celery.supervisor.places import concurrency_of
 
     try:
         services = app.services
         services.store.check()
-        make_runtime(services.settings).check()
-        conf.worker_concurrency = concurrency_of(
-            services.settings, Cards(services.settings.gpus, services.settings.home)
-        )
+        make_home(services.settings.home)
+        cards = Cards(services.settings.gpus, services.settings.home)
+        conf.worker_concurrency = concurrency_of(services.settings, cards)
+        why = Fitness(make_runtime(services.settings), cards, services.settings).check()
     except StudioError as exc:
         raise SystemExit(f"The worker cannot start: {exc}") from exc
+    if why:
+        raise SystemExit(f"The worker cannot start: {why}")
 
 
 class Quiet(logging.Filter):
@@ -69,13 +69,30 @@ class Quiet(logging.Filter):
         return not (record.exc_info and isinstance(record.exc_info[1], Reject))
 
 
+class Intake:
+    """Takes no more messages while the worker is not fit to run anything, and takes them again after that."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        self._queues: tuple[str, ...] = ()
+
+    def __call__(self, why: str | None) -> None:
+        """Close its queues, or open those again that were closed; done by the thread that receives messages."""
+        consumer = self._worker.consumer
+        if why:
+            self._queues = tuple(self._worker.app.amqp.queues.consume_from)
+        change = consumer.cancel_task_queue if why else consumer.add_task_queue
+        for queue in self._queues:
+            consumer.call_soon(change, queue)
+
+
 class Supervision(bootsteps.StartStopStep):
     """Starts the supervisor where tasks run: in this process, or in each child of a prefork pool."""
 
     requires = frozenset({"celery.worker.components:Pool"})
 
     def start(self, worker: Any) -> None:
-        """Adopt and begin the heartbeat; from now on signals mean what this module says."""
+        """Adopt and begin the heartbeat; from now on signals mean what `departure` says."""
         if worker.pool_cls.__module__.endswith("prefork"):
             logger.warning(
                 "Experiments run under -P prefork, but only -P threads (the default) adopts them after SIGTERM."
@@ -83,8 +100,9 @@ class Supervision(bootsteps.StartStopStep):
             return
         logging.getLogger("celery.app.trace").addFilter(Quiet())
         app.services.supervisor.places.concurrency = worker.concurrency
+        _listen_to_signals(app.services)
+        app.services.supervisor.fitness.on_change = Intake(worker)
         _begin(tuple(worker.app.amqp.queues.consume_from))
-        _install_signals()
         _limit(app.services.supervisor)
 
     def stop(self, worker: Any) -> None:
@@ -132,35 +150,11 @@ def _limit(supervisor: Supervisor) -> None:
     threading.Thread(target=watch, name="worker-limit", daemon=True).start()
 
 
-def _install_signals() -> None:
-    asked: list[int] = []
-
-    def finish(number: int, frame: Any) -> None:
-        asked.append(number)
-        if len(asked) > 1 or os.environ.get(DETACH_ON_STOP):
-            _detach()
-        else:
-            _say("finishing what runs; again to leave it running without this worker")
-        state.should_stop = 0
-
-    def leave(number: int, frame: Any) -> None:
-        _detach()
-        state.should_stop = 0
-
-    _handle(signal.SIGTERM, finish)
-    _handle(signal.SIGINT, leave)
-    _handle(signal.SIGQUIT, leave)
-
-
-def _handle(number: signal.Signals, handler: Callable[[int, Any], None]) -> None:
-    signal.signal(number, handler)
-
-
-def _detach() -> None:
-    running = app.services.supervisor.detach()
-    _say(f"stopping; {', '.join(running)} runs on and is adopted by the next worker" if running else "stopping")
-
-
-def _say(text: str) -> None:
-    """Print from a signal handler, where logging could deadlock."""
-    os.write(2, f"worker: {text}\n".encode())
+def _listen_to_signals(services: Any) -> None:
+    departure = Departure(
+        detach=services.supervisor.detach,
+        stop_taking=lambda: setattr(state, "should_stop", 0),
+        limit_seconds=services.settings.leave_seconds,
+        detach_on_stop=bool(os.environ.get(DETACH_ON_STOP)),
+    )
+    departure.listen()

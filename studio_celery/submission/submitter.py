@@ -6,27 +6,30 @@ may be killed.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kombu.exceptions import OperationalError
-from kombu.utils.url import maybe_sanitize_url
-
 from studio_celery import workspace
-from studio_celery.errors import BrokerError, UsageError
-from studio_celery.experiment import Experiment, utc_now
+from studio_celery.errors import StoreError, UsageError
+from studio_celery.experiment import Experiment, Status, new_id, utc_now
 from studio_celery.garbage import outlast
 from studio_celery.journal import Kind
 from studio_celery.settings import Settings
-from studio_celery.store import Store
-from studio_celery.submission import EXPERIMENT_TASK, Request
+from studio_celery.store import Journal, Store
+from studio_celery.submission.broker import Broker
+from studio_celery.submission.request import Request
 from studio_celery.workspace import Archive
 from studio_celery.world import World
-from transports.errors import TransportError
+
+#: Pauses between tries to record what the broker has confirmed, seconds: that cannot be taken back any more.
+RECORD_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 @dataclass(frozen=True)
@@ -37,49 +40,6 @@ class Submitted:
     archive: Archive
     #: Whether the workspace had to be uploaded; False if the store had it.
     uploaded: bool
-
-
-class Broker:
-    """The broker as a submitter sees it: it answers and takes messages, or says in a sentence why not."""
-
-    def __init__(self, app: Any, url: str, connect_seconds: float) -> None:
-        self._app = app
-        self._url = url
-        self._connect_seconds = connect_seconds
-
-    def check(self) -> None:
-        """Raise `BrokerError` unless the broker answers."""
-        errors = self._errors()
-        try:
-            with self._app.connection_for_write() as connection:
-                connection.ensure_connection(max_retries=1, interval_start=0, timeout=self._connect_seconds)
-        except errors as exc:
-            raise self._error(exc) from exc
-
-    def publish(self, message: Mapping[str, str], **options: Any) -> None:
-        """Put an experiment's message on its queue; returns when the broker has confirmed it."""
-        try:
-            self._app.send_task(EXPERIMENT_TASK, kwargs=dict(message), task_id=message["id"], **options)
-        except self._errors() as exc:
-            raise self._error(exc) from exc
-
-    def _errors(self) -> tuple[type[BaseException], ...]:
-        """What this kind of broker raises when it cannot be used."""
-        try:
-            connection = self._app.connection_for_write()
-            return (OperationalError, TransportError, *connection.connection_errors, *connection.channel_errors)
-        except (AttributeError, ImportError, KeyError, ValueError) as exc:
-            # Without its client library kombu's redis transport stumbles over a missing attribute.
-            scheme = self._url.partition(":")[0]
-            raise BrokerError(
-                f"The broker {maybe_sanitize_url(self._url)} cannot be used ({exc}): "
-                f"install what Celery needs for {scheme}, as in pip install 'celery[{scheme}]', or check the URL."
-            ) from exc
-
-    def _error(self, exc: BaseException) -> BrokerError:
-        hint = "Start it with `studio up` or `studio broker`, or set STUDIO_BROKER_URL."
-        text = str(exc).strip().split("\n")[0].rstrip(".") or type(exc).__name__
-        return BrokerError(f"The broker {maybe_sanitize_url(self._url)} cannot be used: {text}. {hint}")
 
 
 class Submitter:
@@ -104,15 +64,51 @@ class Submitter:
                 leave_out=(self._settings.home, Path(folder)),
             )
             experiment = self._experiment(request, script, requirements, archive)
-            self._broker.check()
-            self._store.check()
-            uploaded = self._store.put_blob(archive.sha256, archive.path)
-            journal = self._store.submit(experiment, self._owner)
-            outlast(self._store, archive.sha256, archive.path)
-        message = {"id": experiment.id, "store": self._store.url, "digest": experiment.digest()}
-        self._broker.publish(message, queue=experiment.queue, **options)
-        journal.decide(Kind.QUEUED, self._owner)
+            uploaded = self._put_in_queue(experiment, archive.path, options)
         return Submitted(experiment, archive, uploaded)
+
+    def submit_again(self, former: Experiment) -> Experiment:
+        """Submit the same as a new experiment, which is returned: script, arguments, workspace, and all it asks for."""
+        experiment = dataclasses.replace(former, id=new_id(), owner=self._owner, submitted_at=utc_now())
+        with tempfile.TemporaryDirectory(prefix="studio-") as folder:
+            archive = Path(folder) / former.workspace
+            self._fetch(former, archive)
+            self._put_in_queue(experiment, archive, {})
+        return experiment
+
+    def _fetch(self, former: Experiment, archive: Path) -> None:
+        missing = f"The workspace of {former.id} is not whole in {self._store.url}: submit its directory again."
+        try:
+            self._store.get_blob(former.workspace, archive)
+        except KeyError as exc:
+            raise StoreError(missing) from exc
+        with archive.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != former.workspace:
+                raise StoreError(missing)
+
+    def _put_in_queue(self, experiment: Experiment, archive: Path, options: Mapping[str, Any]) -> bool:
+        """Upload, record, publish; whether the store had to be given the workspace.
+
+        An experiment of the same id that is in a queue already, as when a chain went on twice, stays what it is.
+        """
+        self._broker.check()
+        self._store.check()
+        uploaded = self._store.put_blob(experiment.workspace, archive)
+        journal = self._store.submit(experiment, self._owner)
+        if journal.state.status is not Status.SUBMITTING:
+            return uploaded
+        recorded = journal.state.experiment
+        if recorded is None or recorded.workspace == experiment.workspace:
+            outlast(self._store, experiment.workspace, archive)
+        facts = {"id": experiment.id, "store": self._store.url, "digest": journal.state.digest}
+        self._broker.publish(
+            facts,
+            lambda message: self._store.put_message(experiment.id, message.to_json()),
+            queue=experiment.queue,
+            **options,
+        )
+        _record_queued(journal, self._owner)
+        return uploaded
 
     def _experiment(self, request: Request, script: str, requirements: str | None, archive: Archive) -> Experiment:
         return Experiment(
@@ -138,6 +134,23 @@ class Submitter:
             lifetime_seconds=request.lifetime_seconds,
             submitted_at=utc_now(),
         )
+
+
+def _record_queued(journal: Journal, owner: str) -> None:
+    """Say in the journal that the message is confirmed; an outage of the store is waited for a little."""
+    for pause in RECORD_PAUSES:
+        try:
+            journal.decide(Kind.QUEUED, owner)
+            return
+        except StoreError:
+            time.sleep(pause)
+    try:
+        journal.decide(Kind.QUEUED, owner)
+    except StoreError as exc:
+        raise StoreError(
+            f"{journal.experiment_id} is in its queue, but the store cannot be told so: {exc} "
+            f"Once it answers, `studio requeue {journal.experiment_id}` makes sure of it."
+        ) from exc
 
 
 def read_requirements(named: str | None, root: Path, script: str) -> str | None:

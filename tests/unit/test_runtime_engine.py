@@ -1,0 +1,161 @@
+"""The door to the engine, with a server that speaks as little of its protocol as is needed."""
+
+from __future__ import annotations
+
+import json
+import socketserver
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from studio_celery.errors import EngineUnavailable
+from studio_celery.runtimes.docker.census import Census
+from studio_celery.runtimes.docker.engine import Engine, Refused
+from studio_celery.runtimes.docker.facts import KnownFacts
+
+
+class Answers(BaseHTTPRequestHandler):
+    """What `server.answers` says for the end of a path, else 404; connections stay open."""
+
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections.append(self.connection)
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        name = path.rpartition("/")[2] if not path.endswith("/json") else path.split("/")[-2]
+        self.server.asked.append(name)
+        status, body = self.server.answers.get(name, (404, {"message": "no such thing"}))
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def address_string(self) -> str:
+        return "test"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+class Server(socketserver.ThreadingUnixStreamServer):
+    """An engine on a socket."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), Answers)
+        self.answers: dict[str, tuple[int, Any]] = {
+            "version": (200, {"ApiVersion": "1.41"}),
+            "info": (200, {"ID": "one", "NCPU": 2}),
+            "bridge": (200, {"Id": "run-1"}),
+        }
+        self.asked: list[str] = []
+        self.connections: list[Any] = []
+
+    def drop_connections(self) -> None:
+        """As when it is restarted."""
+        for connection in self.connections:
+            with suppress(OSError):  # its client closed it
+                connection.shutdown(2)
+        self.connections.clear()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with Server(tmp_path / "docker.sock") as one:
+        thread = threading.Thread(target=one.serve_forever, args=(0.01,))
+        thread.start()
+        yield one
+        one.shutdown()
+        thread.join()
+        one.drop_connections()
+
+
+@pytest.fixture
+def engine(server: Server) -> Engine:
+    return Engine(f"unix://{server.server_address!s}", {})
+
+
+def test_its_version_is_asked_once(engine: Engine, server: Server) -> None:
+    for _ in range(3):
+        assert engine.info()["ID"] == "one"
+    assert server.asked == ["version", "info", "info", "info"]
+
+
+def test_many_threads_ask_for_many_things_over_one_client(engine: Engine, server: Server) -> None:
+    with ThreadPoolExecutor(16) as threads:
+        found = list(threads.map(engine.inspect, (f"c{number}" for number in range(300))))
+    assert found == [None] * 300
+    assert server.asked.count("version") == 1
+
+
+def test_connections_that_a_restart_closed_fail_nothing(engine: Engine, server: Server) -> None:
+    assert engine.info()["ID"] == "one"
+    server.drop_connections()
+    assert engine.info()["ID"] == "one"
+
+
+def test_an_engine_of_another_version_is_spoken_to_in_its_own(engine: Engine, server: Server) -> None:
+    assert engine.info()["ID"] == "one"
+    server.answers["info"] = 400, {"message": "client version 1.41 is too old. Minimum supported API version is 1.44"}
+    server.answers["version"] = 200, {"ApiVersion": "1.44"}
+    with pytest.raises(Refused, match="too old"):
+        engine.info()
+    server.answers["info"] = 200, {"ID": "two"}
+    assert engine.info()["ID"] == "two"
+    assert server.asked.count("version") == 2
+
+
+def test_what_else_goes_wrong_is_not_taken_for_its_silence(tmp_path: Path) -> None:
+    engine = Engine(f"unix://{tmp_path}/nowhere.sock", {})
+    try:
+        raise ValueError("something else")
+    except ValueError:
+        with pytest.raises(EngineUnavailable, match="No such file") as caught:
+            engine.info()
+    assert "something else" not in str(caught.value)
+
+
+def test_facts_are_asked_once_for_each_run_of_the_engine(engine: Engine, server: Server) -> None:
+    known = KnownFacts(engine)
+    assert [known.now().site for _ in range(3)] == ["docker one"] * 3
+    assert server.asked.count("info") == 1
+    server.answers.update(bridge=(200, {"Id": "run-2"}), info=(200, {"ID": "two"}))
+    assert (known.now().run, known.now().site) == ("run-2", "docker two")
+    assert server.asked.count("info") == 2
+
+
+def test_facts_of_an_engine_whose_runs_look_alike_are_asked_each_time(engine: Engine, server: Server) -> None:
+    del server.answers["bridge"]
+    known = KnownFacts(engine)
+    assert [known.now().run for _ in range(3)] == [None] * 3
+    assert server.asked.count("info") == 3
+
+
+def test_one_listing_tells_of_all_containers_for_a_while(engine: Engine, server: Server) -> None:
+    def listing(**states: str) -> None:
+        server.answers["containers"] = 200, [{"Id": name, "State": state} for name, state in states.items()]
+
+    listing(a="running", b="exited", c="paused", d="created")
+    census = Census(engine, "studio.home=x", valid_seconds=600)
+    assert [census.runs(name) for name in "abcde"] == [True, False, True, False, False]
+    assert server.asked.count("containers") == 1
+    listing(a="exited", b="running")
+    assert census.runs("a")
+    census.forget()
+    assert [census.runs(name) for name in "ab"] == [False, True]
+    assert Census(engine, "studio.home=x", valid_seconds=0).runs("b")
+    assert server.asked.count("containers") == 3
