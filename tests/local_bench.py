@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from transports.local.catalog import Attached
+from transports.local.clock import now_us
 from transports.local.database import Database
 from transports.local.delivery import Consumer
 from transports.local.engine import Engine
-from transports.local.ledger import now_us
 from transports.local.model import Delivery, Draft, Subscription, Topic
 from transports.local.wire import request_type
 from transports.local.writer import Writer

@@ -59,12 +59,20 @@ class TestOptions:
             ([], "--data"),
             (["--data=x", "--grace-seconds=soon"], "'soon' is no number of seconds"),
             (["--data=x", "--grace-seconds=601"], "601 is not from 0 to 600 seconds"),
+            (["--data=x", "--silence-seconds=soon"], "invalid float value: 'soon'"),
         ],
     )
     def test_wrong_ones_are_refused(self, arguments: list[str], said: str) -> None:
         done = local(*arguments)
         assert done.returncode == 2
         assert said in done.stderr
+
+    def test_a_silence_that_is_too_short_is_told_in_one_line(self, tmp_path: Path) -> None:
+        done = local(f"--data={tmp_path}", "--silence-seconds=0.5")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.splitlines() == [
+            "Clients cannot be taken for gone after 0.5 seconds of silence: choose from 1 to 3600 (--silence-seconds)."
+        ]
 
     def test_leases_that_end_meanwhile_outlive_a_restart_for_as_long_as_was_asked_for(self, tmp_path: Path) -> None:
         with broker_process(tmp_path) as process, PubSub(process.address) as client:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from transports.local.agenda import Agenda
-from transports.local.ledger import now_us
+from transports.local.clock import now_us
 
 
 async def eventually(holds: Callable[[], bool]) -> None:

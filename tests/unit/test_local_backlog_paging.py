@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from backlog_bench import FIRST_TOKEN, Shelf, all_tokens, lease, pending, stored_backlog, take
+from backlog_bench import FIRST_TOKEN, Shelf, all_tokens, empty_backlog, lease, pending, stored_backlog, take
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,6 +101,22 @@ class TestAChangeOnDisk:
         backlog.add(pending(4))
         assert len(backlog) == 4
         assert take(backlog, tokens) == [1, 2, 3, 4]
+
+    @pytest.mark.parametrize("stays", [False, True])
+    def test_what_is_published_and_acknowledged_meanwhile_counts_only_if_it_stays(
+        self, tokens: Iterator[int], stays: bool
+    ) -> None:
+        backlog = empty_backlog()
+        backlog.begin_change()
+        backlog.add(pending(2))
+        (taken,) = backlog.take(lease(), tokens)
+        backlog.settle(taken.message_id, taken.token)
+        if stays:
+            backlog.restore([taken])
+        else:
+            backlog.settled([taken.message_id])
+        backlog.end_change(Tally(0, 0), floor=0)
+        assert len(backlog) == int(stays)
 
     def test_a_change_that_failed_is_none(self, tokens: Iterator[int]) -> None:
         backlog = stored_backlog(pending(1))

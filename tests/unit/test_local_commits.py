@@ -181,6 +181,24 @@ def test_closing_writes_what_was_to_be_written_later(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
+def test_closing_while_the_other_thread_writes_leaves_it_the_rest_in_order(tmp_path: Path) -> None:
+    async def scenario(bench: Bench) -> None:
+        go_on = threading.Event()
+        await bench.begin("slow", lambda: time.sleep(2 * commits.SLOW_SECONDS))
+        first = bench.begin("first", lambda: go_on.wait(30))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        bench.commits.later(bench.change("note"))
+        bench.commits.close()
+        go_on.set()
+        bench.writer.stop()
+        assert bench.on_disk() == {"slow", "first", "note"}
+        assert bench.names == ["slow", "first", "note"]
+        assert await first == "first"
+
+    play(tmp_path, scenario)
+
+
 def test_one_failure_fails_all_of_the_transaction_and_no_other(tmp_path: Path) -> None:
     async def scenario(bench: Bench) -> None:
         wanted = (bench.begin("a"), bench.begin("b", _fail), bench.begin("c"))

@@ -60,7 +60,7 @@ def test_a_lease_that_ended_is_not_taken_up(database: Database) -> None:
     with database.transaction() as tables:
         add(tables, 1, backlogs=[7])
         tables.note_deliveries(7, [Pending(1, 100, 1, "", 99, 1)], 5_000_000)
-        tables.note_returns(7, [1])
+        tables.note_returns(7, [Pending(1, 100, 1, "", 99, 1)])
     assert database.leased(7, 0) == []
     assert database.page(7, after=0, until=9, at_most=9) == [Pending(1, 100, 1, "", 99, 1)]
 

@@ -33,8 +33,8 @@ class Bench:
     def extended(self, leases: Sequence[tuple[int, float]]) -> None:
         self.extensions += [(message, round(seconds)) for message, seconds in leases]
 
-    def returned(self, message_ids: Sequence[int]) -> None:
-        self.returned_ids += message_ids
+    def returned(self, messages: Sequence[Pending]) -> None:
+        self.returned_ids += [each.message_id for each in messages]
 
     def died(self, messages: Sequence[Pending]) -> None:
         self.dead_ids += [each.message_id for each in messages]

@@ -45,6 +45,13 @@ class Bench:
         return (await self.take()).message.payload
 
 
+async def acknowledge_at_once(bench: Bench, *requests: list[str]) -> list[list[str] | BaseException]:
+    """Acknowledge several times, in one turn of the loop; return for each the stale ack ids, or what was raised."""
+    return await asyncio.gather(
+        *(bench.engine.acknowledge(SUBSCRIPTION.name, each) for each in requests), return_exceptions=True
+    )
+
+
 async def eventually(holds: Callable[[], bool]) -> None:
     """Wait until something holds that housekeeping brings about."""
     async with asyncio.timeout(30):
@@ -124,6 +131,44 @@ def test_an_acknowledgement_that_was_not_stored_can_be_repeated(play: Callable[[
         await bench.engine.acknowledge(SUBSCRIPTION.name, [delivery.ack_id])
         assert len(bench.engine.catalog.subscription(SUBSCRIPTION.name).dispatcher.backlog) == 0
         assert bench.database.messages([delivery.message.id]) == []
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("exactly_once", [False, True])
+def test_who_acknowledges_what_is_on_its_way_to_the_disk_waits_for_it(tmp_path: Path, exactly_once: bool) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as bench:
+            await bench.engine.administration.create_topic(TOPIC)
+            await bench.engine.administration.create_subscription(replace(SUBSCRIPTION, exactly_once=exactly_once))
+            await bench.engine.publish(TOPIC.name, [Draft(b"one")])
+            ack_id = (await bench.take()).ack_id
+            bench.refuse_to_write(True)
+            refused = await acknowledge_at_once(bench, [ack_id], [ack_id], [ack_id])
+            assert [type(each) for each in refused] == [UnavailableError] * 3
+            bench.refuse_to_write(False)
+            assert await acknowledge_at_once(bench, [ack_id, ack_id], [ack_id]) == [[], []]
+            assert await acknowledge_at_once(bench, [ack_id]) == [[ack_id]]
+            assert bench.engine._settling == {}
+
+    asyncio.run(main())
+
+
+def test_one_who_does_not_wait_any_more_leaves_the_acknowledgement_to_the_other(
+    play: Callable[[Scenario], None],
+) -> None:
+    async def scenario(bench: Bench) -> None:
+        (message,) = await bench.engine.publish(TOPIC.name, [Draft(b"one")])
+        delivery = await bench.take()
+        asked = [
+            asyncio.ensure_future(bench.engine.acknowledge(SUBSCRIPTION.name, [delivery.ack_id])) for _ in range(2)
+        ]
+        # Both have asked, in one turn of the loop; the commit is made in the next.
+        asyncio.get_running_loop().call_soon(asked[0].cancel)
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(found[0], asyncio.CancelledError)
+        assert found[1] == []
+        assert bench.database.messages([message]) == []
 
     play(scenario)
 

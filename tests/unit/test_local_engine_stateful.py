@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from transports.local.catalog import Attached
+from transports.local.clock import now_us
 from transports.local.database import Database
 from transports.local.delivery import Consumer
 from transports.local.engine import Engine
-from transports.local.ledger import now_us
 from transports.local.model import Delivery, Draft, Snapshot, Subscription, Topic
 from transports.local.writer import Writer
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from local_bench import DAY_SECONDS, SUBSCRIPTION, TOPIC, eventually, run, running, set_up
 
+from transports.local.clock import now_us
 from transports.local.errors import FailedPreconditionError
-from transports.local.ledger import now_us
 from transports.local.model import Snapshot
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from local_bench import DAY_SECONDS, DEAD, GRAVEYARD, SUBSCRIPTION, eventually, payload, run, running, set_up
 
-from transports.local.ledger import now_us
+from transports.local.clock import now_us
 from transports.local.model import DeadLetterPolicy
 from transports.local.tables import Tables
 
@@ -47,6 +47,41 @@ class TestAfterARestart:
 
         run(main())
 
+    def test_a_clock_that_was_set_back_meanwhile_makes_no_lease_longer_than_it_was(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def main() -> None:
+            async with set_up(tmp_path) as bench:
+                await bench.publish(b"leased")
+                await bench.take(seconds=20)
+                bench.age(1, 300)
+            back = time.time_ns() - 10**9 * DAY_SECONDS
+            monkeypatch.setattr(time, "time_ns", lambda: back)
+            for _ in range(2):  # what the second writes down is of the time that was set back
+                async with running(tmp_path) as bench:
+                    ((_, due),) = bench.attached.dispatcher.backlog.lease_ends([1])
+                    assert due - bench.attached.dispatcher.now <= 20
+
+        run(main())
+
+    def test_publish_times_do_not_go_back_when_everything_was_acknowledged(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def main() -> None:
+            async with set_up(tmp_path) as bench:
+                await bench.publish(b"before")
+                before = await bench.take()
+                await bench.settle(before)
+                # As a kill leaves it, which nothing is written after.
+                monkeypatch.setattr(bench.engine._ledger, "close", lambda: None)
+            back = time.time_ns() - 10**9 * DAY_SECONDS
+            monkeypatch.setattr(time, "time_ns", lambda: back)
+            async with running(tmp_path) as bench:
+                await bench.publish(b"after")
+                assert (await bench.take()).message.published_us >= before.message.published_us
+
+        run(main())
+
     def test_what_was_leased_until_meanwhile_comes_again_after_a_moment(self, tmp_path: Path) -> None:
         async def main() -> None:
             async with set_up(tmp_path) as bench:
@@ -64,10 +99,40 @@ class TestAfterARestart:
         async def main() -> None:
             async with set_up(tmp_path) as bench:
                 await bench.publish(b"one")
+                # The stop comes in the same turn of the loop.
                 bench.engine.modify_ack_deadline(SUBSCRIPTION.name, [(await bench.take()).ack_id], 0)
-                await asyncio.sleep(0)
             async with running(tmp_path, grace_seconds=600) as bench:
                 assert (await bench.take()).message.payload == payload(b"one")
+
+        run(main())
+
+    def test_what_did_not_reach_its_consumer_before_the_stop_comes_at_once_as_if_never_delivered(
+        self, tmp_path: Path
+    ) -> None:
+        async def main() -> None:
+            async with set_up(tmp_path, dead_letter=DeadLetterPolicy(DEAD.name, 5)) as bench:
+                await bench.publish(b"one")
+                delivery = await bench.take()
+                bench.engine.close()
+                bench.engine.undo(bench.attached, [delivery.ack_id])
+                bench.engine.finish()
+            async with running(tmp_path, grace_seconds=600) as bench:
+                assert (await bench.take()).attempt == 1
+
+        run(main())
+
+    def test_what_died_in_the_moment_of_the_stop_is_delivered_to_nobody(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            async with set_up(tmp_path, dead_letter=DeadLetterPolicy(DEAD.name, 5)) as bench:
+                await bench.publish(b"one")
+                for _ in range(5):
+                    ack_id = (await bench.take(seconds=10)).ack_id
+                    bench.engine.modify_ack_deadline(SUBSCRIPTION.name, [ack_id], 0)
+            async with running(tmp_path) as bench:
+                ((_, due),) = bench.attached.dispatcher.backlog.lease_ends([1])
+                bench.attached.dispatcher.backlog.lapse(due)
+                bench.attached.dispatcher.pump()
+                assert b"one" in (await bench.take(GRAVEYARD.name)).message.payload
 
         run(main())
 

@@ -71,27 +71,27 @@ class TestReplaying:
 
     @pytest.mark.parametrize("at_most", [1, 2, 9])
     def test_what_was_acknowledged_comes_back(self, database: Database, at_most: int) -> None:
-        assert self.replay(database, Replay(1, 1, 1, False, None), at_most) == [2, 3, 4, 5]
+        assert self.replay(database, Replay(1, 1, 9, 1, False, None), at_most) == [2, 3, 4, 5]
         with database.transaction() as tables:
             assert tables.sweep_kept(1, until=9, at_most=9) == 1
 
     @pytest.mark.parametrize("at_most", [1, 2, 9])
     def test_only_what_passes_the_filter_comes_back(self, database: Database, at_most: int) -> None:
-        replay = Replay(1, 0, 9, False, lambda payload: len(payload) > 4)
+        replay = Replay(1, 0, 9, 9, False, lambda payload: len(payload) > 4)
         assert self.replay(database, replay, at_most) == [3, 5]
 
     @pytest.mark.parametrize("at_most", [1, 2, 9])
     def test_going_back_to_a_snapshot_acknowledges_the_rest(self, database: Database, at_most: int) -> None:
         with database.transaction() as tables:
-            assert tables.take_snapshot(8, 1, after=0, at_most=at_most) == 3
-            assert tables.take_snapshot(8, 1, after=3, at_most=at_most) is None
+            assert tables.take_snapshot(8, 1, after=0, until=9, at_most=at_most) == 3
+            assert tables.take_snapshot(8, 1, after=3, until=9, at_most=at_most) is None
             add(tables, 6, backlogs=[1], kept=[8])
             add(tables, 7, backlogs=[1])
             tables.settle(1, [3], keep=False)
-        assert self.replay(database, Replay(1, 0, 8, False, None), at_most) == [3, 6, 7]
+        assert self.replay(database, Replay(1, 0, 9, 8, False, None), at_most) == [3, 6, 7]
         after: int | None = 0
         while after is not None:
             with database.transaction() as tables:
-                after = tables.drop_others(1, 8, after=after, at_most=at_most, keep=False)
+                after = tables.drop_others(1, 8, after=after, until=9, at_most=at_most, keep=False)
         assert waiting(database, 1) == [3, 6]
         assert database.messages([7]) == []

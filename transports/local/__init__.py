@@ -16,8 +16,11 @@ Guarantees
     - In order, where a subscription asks for it: of an ordering key, one message after the other and to one consumer at
       a time. Giving a message back, or losing its lease, gives back those after it that are not acknowledged.
     - A lease goes on over a restart to its end, and for 10 seconds (an option) at least, so that workers that live can
-      renew; an extension of the last second before a SIGKILL may be forgotten. Ack ids from before are good until their
-      message is delivered again.
+      renew; an extension of the last second before a SIGKILL may be forgotten. What was given back before a SIGTERM
+      comes again at once. Ack ids from before are good until their message is delivered again.
+    - Publish times never go back, and no lease becomes longer, when the machine's clock is set back, over a restart too
+      (after a SIGKILL the time goes on from the last delivery or extension).
+    - A client that does not answer for 30 seconds (an option) loses its connection and its streams.
     - A backlog of any length costs little memory: some thousand messages of each subscription and what is leased are
       held, the rest is read from the disk when its turn comes. Starting does not read it.
     - Filters, dead letters, retry policies, replays (acknowledged messages that are kept, topics that retain,

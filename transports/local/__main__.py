@@ -10,6 +10,7 @@ from pathlib import Path
 from transports.local import BrokerError, Options, serve
 from transports.local.access import commands
 from transports.local.engine import GRACE_SECONDS
+from transports.local.options import SILENCE_SECONDS
 from transports.local.rules import MAX_ACK_DEADLINE_SECONDS
 
 
@@ -31,6 +32,7 @@ def _serve(options: argparse.Namespace) -> None:
         tls_key=options.tls_key,
         require_tokens=options.require_tokens,
         grace_seconds=options.grace_seconds,
+        silence_seconds=options.silence_seconds,
         metrics_port=options.metrics_port,
     )
     serve(options.data, options.host, options.port, lambda address: print(f"ready {address}", flush=True), beyond)
@@ -49,6 +51,12 @@ def _parse() -> argparse.Namespace:
         type=_seconds,
         default=GRACE_SECONDS,
         help="how long messages stay leased at least that were so when the broker ended (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--silence-seconds",
+        type=float,
+        default=SILENCE_SECONDS,
+        help="after how long a client that does not answer has gone (default: %(default)g)",
     )
     parser.add_argument("--metrics-port", type=int, help="port of a page for Prometheus, /metrics (default: none)")
     parser.set_defaults(run=_serve)

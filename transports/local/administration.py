@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from transports.local.backlog import Policy
 from transports.local.catalog import Attached, Catalog, KnownSnapshot, KnownTopic
+from transports.local.clock import now_us
 from transports.local.errors import FailedPreconditionError, NotFoundError, UnavailableError
 from transports.local.housekeeping import Housekeeper
-from transports.local.ledger import Ledger, now_us, save_keeper
+from transports.local.ledger import Ledger, save_keeper
 from transports.local.model import DELETED_TOPIC, Subscription, Topic
 from transports.local.replay import Replays
 from transports.local.tables import Tables
@@ -140,6 +141,9 @@ class Administration:
 
     async def drop_until(self, attached: Attached, message_id: int) -> None:
         await self._replays.drop_until(attached, message_id)
+
+    async def follow(self, attached: Attached) -> None:
+        await self._replays.follow(attached)
 
     async def expire_subscription(self, attached: Attached) -> None:
         """Delete a subscription that nobody has used for so long."""

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Generic, TypeVar
 
-from transports.local.ledger import now_us
+from transports.local.clock import now_us
 
 K = TypeVar("K")
 

@@ -45,7 +45,10 @@ class Backlog:
         self._pages_left = 0
         #: Acknowledged, and perhaps still on disk; with the end of the lease, for the case that they stay.
         self._leaving: dict[int, float] = {}
-        self._added: list[int] | None = None
+        #: What was added since a change on disk began, and is still there; None while there is no change.
+        self._added: set[int] | None = None
+        #: Whether who holds messages keeps them when the change ends.
+        self.keeps_leases = True
 
     def __len__(self) -> int:
         return self._total
@@ -84,7 +87,7 @@ class Backlog:
             return  # a change that ended meanwhile has counted it
         self._total += 1
         if self._added is not None:
-            self._added.append(pending.message_id)
+            self._added.add(pending.message_id)
         all_in_memory = self._cursor == self._newest
         self._newest = pending.message_id
         if all_in_memory and self._memory.ready < PAGE_MESSAGES:
@@ -134,6 +137,8 @@ class Backlog:
         for each in messages:
             due = self._leaving.pop(each.message_id, math.inf)
             self._total += 1
+            if self._added is not None:
+                self._added.add(each.message_id)
             entry = self._memory.insert(each)
             if due < math.inf:
                 self._memory.lease(entry, due)
@@ -167,6 +172,12 @@ class Backlog:
         if entry is not None and entry.token == token and entry.state is State.LEASED:
             self._memory.undo(entry)
 
+    def drop(self, message_id: int, token: int) -> None:
+        """Forget a message that was taken, and is no longer on disk."""
+        entry = self._memory.get(message_id)
+        if entry is not None and entry.token == token:
+            self._forget(entry)
+
     def lapse(self, now: float) -> None:
         """End the leases that have run out, and the delays that are over."""
         self._memory.lapse(now)
@@ -175,8 +186,8 @@ class Backlog:
         """Return when a lease or a delay may end; None if there is none."""
         return self._memory.next_deadline()
 
-    def take_returned(self) -> list[int]:
-        """Return, once, the ids of messages whose leases have ended."""
+    def take_returned(self) -> list[Pending]:
+        """Return, once, the messages whose leases have ended, and that somebody may get."""
         return self._memory.take_returned()
 
     def take_dead(self) -> list[Pending]:
@@ -191,16 +202,25 @@ class Backlog:
         self._remove(entry)
         return entry.pending()
 
-    def begin_change(self) -> None:
-        """Note what is published while the backlog is changed on disk, and read nothing of it meanwhile."""
-        self._added = []
+    @property
+    def changing(self) -> bool:
+        """Whether a change on disk has begun and not ended."""
+        return self._added is not None
 
-    def end_change(self, tally: Tally | None = None, floor: int = 0, *, keep_leases: bool = True) -> None:
+    def begin_change(self, *, keep_leases: bool = True) -> None:
+        """Note what is published while the backlog is changed on disk, and read nothing of it meanwhile.
+
+        A change may begin before the last one has ended: then they end together, and leases are kept if both do so.
+        """
+        self.keeps_leases = keep_leases and (self._added is None or self.keeps_leases)
+        self._added = self._added or set()
+
+    def end_change(self, tally: Tally | None = None, floor: int = 0) -> None:
         """Follow a change on disk: nothing is left at or below ``floor``, the rest is read anew; None is no change."""
-        added, self._added = self._added or [], None
+        added, self._added = self._added or set(), None
         if tally is None:
             return
-        self._memory.forget_most(floor, keep_leases=keep_leases)
+        self._memory.forget_most(floor, keep_leases=self.keeps_leases)
         self._total = tally.total + sum(each > tally.newest for each in added)
         self._newest, self._cursor, self._floor = max(self._newest, tally.newest), floor, floor
 
@@ -267,6 +287,11 @@ class Backlog:
         self._memory.insert(pending)
 
     def _remove(self, entry: Entry) -> None:
-        self._total -= 1
         self._leaving[entry.message_id] = entry.due if entry.state is State.LEASED else math.inf
+        self._forget(entry)
+
+    def _forget(self, entry: Entry) -> None:
+        self._total -= 1
+        if self._added is not None:
+            self._added.discard(entry.message_id)
         self._memory.forget(entry)

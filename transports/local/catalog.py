@@ -26,7 +26,7 @@ class KnownSnapshot:
 
     number: int
     settings: Snapshot
-    #: Held while it is made, sought to, or deleted.
+    #: Held while it is sought to, or deleted.
     gate: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -41,6 +41,8 @@ class Attached:
     floor: int = 0
     #: When it was last in use, in microseconds since 1970.
     used_us: int = 0
+    #: Number of the snapshot that is being made of it: what is acknowledged meanwhile is taken out of that, too.
+    snapshot: int | None = None
     #: Held while its backlog is changed or swept piece by piece, as by a seek; before all other locks.
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     #: Held for a moment in which nothing is acknowledged.
@@ -78,6 +80,8 @@ class Catalog:
         self._topics: dict[str, KnownTopic] = {}
         self._subscriptions: dict[str, Attached] = {}
         self._snapshots: dict[str, KnownSnapshot] = {}
+        #: Snapshots that are being made: they keep what is published, and nobody sees them yet.
+        self._begun: dict[str, KnownSnapshot] = {}
         self._by_topic: dict[str, dict[str, Attached]] = {}
 
     def topic(self, name: str) -> KnownTopic:
@@ -104,7 +108,7 @@ class Catalog:
             raise AlreadyExistsError(f"Subscription already exists: {name}.")
 
     def require_new_snapshot(self, name: str) -> None:
-        if name in self._snapshots:
+        if name in self._snapshots or name in self._begun:
             raise AlreadyExistsError(f"Snapshot already exists: {name}.")
 
     def topics(self, project: str) -> list[Topic]:
@@ -131,7 +135,8 @@ class Catalog:
 
     def keepers_of(self, topic: KnownTopic) -> list[int]:
         """Return the numbers of those that keep a topic's messages for replays."""
-        numbers = [each.number for each in self._snapshots.values() if each.settings.topic == topic.settings.name]
+        snapshots = [*self._snapshots.values(), *self._begun.values()]
+        numbers = [each.number for each in snapshots if each.settings.topic == topic.settings.name]
         return [topic.number, *numbers] if topic.settings.retention_seconds is not None else numbers
 
     def retention_of(self, topic: str) -> int | None:
@@ -163,7 +168,16 @@ class Catalog:
     def put_topic(self, topic: KnownTopic) -> None:
         self._topics[topic.settings.name] = topic
 
+    def begin_snapshot(self, snapshot: KnownSnapshot) -> None:
+        """Have a snapshot keep what is published from now on, and its name taken; ``put_snapshot`` shows it."""
+        self._begun[snapshot.settings.name] = snapshot
+
+    def abandon_snapshot(self, snapshot: KnownSnapshot) -> None:
+        """Forget a snapshot that was begun."""
+        self._begun.pop(snapshot.settings.name, None)
+
     def put_snapshot(self, snapshot: KnownSnapshot) -> None:
+        self.abandon_snapshot(snapshot)
         self._snapshots[snapshot.settings.name] = snapshot
 
     def put_subscription(self, attached: Attached) -> None:
@@ -177,8 +191,9 @@ class Catalog:
         del self._topics[name]
         for attached in self._by_topic.pop(name, {}).values():
             attached.settings = replace(attached.settings, topic=DELETED_TOPIC)
-        for snapshot in self.snapshots_of(name):
-            snapshot.settings = replace(snapshot.settings, topic=DELETED_TOPIC)
+        for snapshot in (*self.snapshots_of(name), *self._begun.values()):
+            if snapshot.settings.topic == name:
+                snapshot.settings = replace(snapshot.settings, topic=DELETED_TOPIC)
 
     def forget_subscription(self, attached: Attached) -> None:
         del self._subscriptions[attached.settings.name]

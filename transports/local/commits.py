@@ -61,7 +61,8 @@ class Commits:
         self._wanted: list[_Wanted] = []
         self._soon: asyncio.Handle | None = None
         self._later: asyncio.TimerHandle | None = None
-        self._under_way = False
+        #: Transactions that the writer's thread has been asked for.
+        self._under_way = 0
         self._is_quick = True
         #: Who waits for changes for which nobody waits.
         self._nobody: asyncio.Future[Any] = self._loop.create_future()
@@ -82,10 +83,10 @@ class Commits:
             self._later = self._loop.call_later(_LATER_SECONDS, self._flush_soon)
 
     def close(self) -> None:
-        """Leave to the writer's thread what nobody waits for; it ends last."""
-        if not self._under_way:
-            self._is_quick = False
-            self._flush()
+        """Leave to the writer's thread what was asked for until now; it ends last."""
+        self._forget_timers()
+        while self._wanted:
+            self._submit(self._next_group())
 
     def _flush_soon(self) -> None:
         if self._soon is None:
@@ -95,23 +96,34 @@ class Commits:
         self._forget_timers()
         if self._under_way or not self._wanted:
             return
-        group, self._wanted = self._wanted[:_MAX_CHANGES], self._wanted[_MAX_CHANGES:]
-        began, changes = time.monotonic(), [each.change for each in group]
+        group, began = self._next_group(), time.monotonic()
         if self._is_quick:
             try:
-                here, error = self._writer.commit_here(changes), None
+                here, error = self._writer.commit_here([each.change for each in group]), None
             except Exception as exc:  # noqa: BLE001 - logged by the writer; each is told
                 here, error = True, exc
             if here:
                 self._end(group, error, began)
                 return
-        self._under_way = True
-        self._writer.submit(*changes).add_done_callback(
-            lambda done: self._loop.call_soon_threadsafe(self._end, group, done.exception(), began)
+        self._submit(group)
+
+    def _next_group(self) -> list[_Wanted]:
+        group, self._wanted = self._wanted[:_MAX_CHANGES], self._wanted[_MAX_CHANGES:]
+        return group
+
+    def _submit(self, group: list[_Wanted]) -> None:
+        """Have the writer's thread commit a group, after those that it was asked for before."""
+        began = time.monotonic()
+        self._under_way += 1
+        self._writer.submit(*(each.change for each in group)).add_done_callback(
+            lambda done: self._loop.call_soon_threadsafe(self._submitted, group, done.exception(), began)
         )
 
+    def _submitted(self, group: list[_Wanted], error: BaseException | None, began: float) -> None:
+        self._under_way -= 1
+        self._end(group, error, began)
+
     def _end(self, group: list[_Wanted], error: BaseException | None, began: float) -> None:
-        self._under_way = False
         self._is_quick = time.monotonic() - began < SLOW_SECONDS
         for each in group:
             each.end(error)

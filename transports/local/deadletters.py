@@ -48,7 +48,7 @@ class DeadLetters:
             backlog.settled(each.message_id for each in buried)
 
     async def _publish(self, attached: Attached, buried: Sequence[Pending]) -> None:
-        policy, keep = attached.settings.dead_letter, attached.settings.retain_acked
+        policy, keep, snapshot = attached.settings.dead_letter, attached.settings.retain_acked, attached.snapshot
         if policy is None:
             raise NotFoundError("The subscription has no dead-letter policy any more.")
         attempts = {each.message_id: each.attempts for each in buried}
@@ -56,7 +56,9 @@ class DeadLetters:
         drafts = [_letter(attached, each, attempts[each.id]) for each in self._ledger.database.messages(ids)]
         if drafts:
             await self._publishing.publish(
-                policy.topic, drafts, lambda tables: tables.settle(attached.number, ids, keep=keep)
+                policy.topic,
+                drafts,
+                lambda tables: tables.settle(attached.number, ids, keep=keep, snapshot=snapshot),
             )
 
     @staticmethod

@@ -80,8 +80,8 @@ class Observer(Protocol):
     def extended(self, leases: Sequence[tuple[int, float]]) -> None:
         """Remember for how many seconds from now messages are leased."""
 
-    def returned(self, message_ids: Sequence[int]) -> None:
-        """Remember that messages are leased no longer."""
+    def returned(self, messages: Sequence[Pending]) -> None:
+        """Remember that messages are leased no longer, and how often they were delivered."""
 
     def died(self, messages: Sequence[Pending]) -> None:
         """Take messages away that were delivered as often as the policy allows."""
@@ -169,10 +169,15 @@ class Dispatcher:
     def close(self, error: Exception) -> None:
         """Serve nobody any more; who waits, or asks later, gets ``error``."""
         self._closed = error
-        self._report_extensions()
+        self.report()
         if self._timer is not None:
             self._timer.cancel()
         self._fail(error)
+
+    def report(self) -> None:
+        """Have written down what has happened to leases and was not yet."""
+        self._report_extensions()
+        self._report_returned()
 
     def pump_soon(self) -> None:
         """Serve who waits, once, after everything of the current request was done."""
@@ -185,7 +190,9 @@ class Dispatcher:
         self._pump_scheduled = False
         if self._closed is not None:
             return
-        self._report()
+        self._report_returned()
+        if dead := self.backlog.take_dead():
+            self._observer.died(dead)
         with_room = [consumer for consumer in self._waiting if consumer.wants] if self.backlog.ready else []
         try:
             for served, consumer in enumerate(with_room):
@@ -203,11 +210,9 @@ class Dispatcher:
             self._observer.delivered(batch, consumer.ack_deadline_seconds)
             consumer.accept(batch)
 
-    def _report(self) -> None:
+    def _report_returned(self) -> None:
         if returned := self.backlog.take_returned():
             self._observer.returned(returned)
-        if dead := self.backlog.take_dead():
-            self._observer.died(dead)
 
     def _note_extension(self, message_id: int) -> None:
         """Have it written down, unless the message is done by then."""

@@ -7,8 +7,9 @@ because memory follows the disk.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Mapping, Sequence
 
 from transports.local import ackids
 from transports.local.ackids import AckId
@@ -20,13 +21,13 @@ from transports.local.deadletters import DeadLetters
 from transports.local.delivery import Consumer, Dispatcher
 from transports.local.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError
 from transports.local.housekeeping import Housekeeper
-from transports.local.ledger import Ledger, now_us
+from transports.local.ledger import Ledger
 from transports.local.model import Delivery, Draft, Pending, Subscription
 from transports.local.publishing import Publishing
 from transports.local.replay import Replays
 from transports.local.rules import MAX_ACK_DEADLINE_SECONDS
 from transports.local.source import DiskSource
-from transports.local.tables import Tally
+from transports.local.tables import Tables, Tally
 from transports.local.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ class Engine:
         self._database = database
         self._ledger = Ledger(database, writer)
         self._grace_seconds = grace_seconds
+        #: Acknowledgements under way, by what was acknowledged.
+        self._settling: dict[AckId, asyncio.Future[None]] = {}
         self.catalog = Catalog()
         self._housekeeper = Housekeeper(self._ledger, self.catalog)
         self._publishing = Publishing(self._ledger, self.catalog, self._housekeeper)
@@ -69,13 +72,22 @@ class Engine:
 
     def _seconds_left(self, until_us: int) -> float:
         """Return for how long a lease of before goes on; a clock that was set back does not make it longer."""
-        return min(max((until_us - now_us()) / 1_000_000, self._grace_seconds), MAX_ACK_DEADLINE_SECONDS)
+        return min(
+            max((until_us - self._ledger.clock.now_us()) / 1_000_000, self._grace_seconds), MAX_ACK_DEADLINE_SECONDS
+        )
 
     def close(self) -> None:
-        """Serve nobody any more."""
+        """Serve nobody any more; requests under way go on to their end, but for long ones, then ``finish``."""
+        self.replays.stop()
         for attached in self.catalog.everything():
             attached.dispatcher.close(UnavailableError("The broker is stopping."))
         self._housekeeper.stop()
+        self._ledger.close()
+
+    def finish(self) -> None:
+        """Write down what was given back while consumers were ended; nobody may ask for anything any more."""
+        for attached in self.catalog.everything():
+            attached.dispatcher.report()
         self._ledger.close()
 
     async def publish(self, topic: str, drafts: Sequence[Draft]) -> list[int]:
@@ -93,6 +105,8 @@ class Engine:
                 attached.dispatcher.undo((each.message_id, each.token) for each in batch)
                 raise UnavailableError(str(exc)) from exc
             taken = {each.message_id: each for each in batch}
+            for each in taken.keys() - {each.id for each in found}:
+                attached.dispatcher.backlog.drop(each, taken[each].token)
             counts = attached.settings.dead_letter is not None
             if found:
                 return [
@@ -110,27 +124,44 @@ class Engine:
         parsed = self._parse(attached, ack_ids)
         self._housekeeper.used(attached)
         async with attached.gate:
-            found = [(text, self._settle(attached, ack_id)) for text, ack_id in parsed]
-            settled = [pending for _, pending in found if pending is not None]
-            settling = self._begin_to_settle(attached, settled) if settled else None
-        if settling is not None:
-            await settling
-        return [text for text, pending in found if pending is None]
+            settled = self._settle(attached, [ack_id for _, ack_id in parsed if ack_id is not None])
+            if settled:
+                self._begin_to_settle(attached, settled)
+            # Who acknowledges once more what is on its way to the disk waits for it, too.
+            under_way = {ack_id: self._settling[ack_id] for _, ack_id in parsed if ack_id in self._settling}
+        if under_way:
+            await asyncio.wait(set(under_way.values()))
+        for each in under_way.values():
+            each.result()
+        return [text for text, ack_id in parsed if ack_id not in under_way]
 
-    def _begin_to_settle(self, attached: Attached, settled: Sequence[Pending]) -> Awaitable[None]:
+    def _begin_to_settle(self, attached: Attached, settled: Mapping[AckId, Pending]) -> None:
         backlog, keep = attached.dispatcher.backlog, attached.settings.retain_acked
-        ids = [each.message_id for each in settled]
+        ids = [ack_id.message for ack_id in settled]
+
+        def ended() -> None:
+            for ack_id in settled:
+                del self._settling[ack_id]
 
         def gone() -> None:
+            ended()
             backlog.settled(ids)
             if keep:
-                self._housekeeper.expect_expiry(attached, min(each.published_us for each in settled))
+                self._housekeeper.expect_expiry(attached, min(each.published_us for each in settled.values()))
 
         def refused() -> None:
-            backlog.restore(settled)
+            ended()
+            backlog.restore(settled.values())
             attached.dispatcher.pump()
 
-        return self._ledger.begin(lambda tables: tables.settle(attached.number, ids, keep=keep), gone, refused)
+        snapshot = attached.snapshot
+
+        def settle(tables: Tables) -> None:
+            tables.settle(attached.number, ids, keep=keep, snapshot=snapshot)
+
+        settling = self._ledger.begin(settle, gone, refused)
+        settling.add_done_callback(lambda done: done.exception())  # the writer has logged it, if nobody waits any more
+        self._settling.update(dict.fromkeys(settled, settling))
 
     def modify_ack_deadline(self, name: str, ack_ids: Sequence[str], seconds: int) -> list[str]:
         """Lease messages for so many seconds from now, or give them back (0); return the ack ids that are stale."""
@@ -163,8 +194,10 @@ class Engine:
         return attached
 
     @staticmethod
-    def _settle(attached: Attached, ack_id: AckId | None) -> Pending | None:
-        return None if ack_id is None else attached.dispatcher.settle(ack_id.message, ack_id.token)
+    def _settle(attached: Attached, ack_ids: Sequence[AckId]) -> dict[AckId, Pending]:
+        """Remove messages from memory; return those whose ack ids were good."""
+        found = ((each, attached.dispatcher.settle(each.message, each.token)) for each in ack_ids)
+        return {each: pending for each, pending in found if pending is not None}
 
     def _attach_new(self, number: int, settings: Subscription) -> Attached:
         return self._attach(number, settings, Tally(0, 0), 0)
@@ -197,20 +230,19 @@ class _Observer:
         self._dead_letters = dead_letters
 
     def delivered(self, batch: Sequence[Pending], seconds: float) -> None:
-        number, until_us = self.attached.number, _after(seconds)
-        self._ledger.write_later(lambda tables: tables.note_deliveries(number, batch, until_us))
+        number, until_us = self.attached.number, self._after(seconds)
+        self._ledger.write_later(self._ledger.timed(lambda tables: tables.note_deliveries(number, batch, until_us)))
 
     def extended(self, leases: Sequence[tuple[int, float]]) -> None:
-        number, ends = self.attached.number, [(message, _after(seconds)) for message, seconds in leases]
-        self._ledger.write_later(lambda tables: tables.note_extensions(number, ends))
+        number, ends = self.attached.number, [(message, self._after(seconds)) for message, seconds in leases]
+        self._ledger.write_later(self._ledger.timed(lambda tables: tables.note_extensions(number, ends)))
 
-    def returned(self, message_ids: Sequence[int]) -> None:
+    def returned(self, messages: Sequence[Pending]) -> None:
         number = self.attached.number
-        self._ledger.write_later(lambda tables: tables.note_returns(number, message_ids))
+        self._ledger.write_later(lambda tables: tables.note_returns(number, messages))
 
     def died(self, messages: Sequence[Pending]) -> None:
         self._dead_letters.forward(self.attached, messages)
 
-
-def _after(seconds: float) -> int:
-    return now_us() + round(seconds * 1_000_000)
+    def _after(self, seconds: float) -> int:
+        return self._ledger.clock.now_us() + round(seconds * 1_000_000)

@@ -12,9 +12,10 @@ from typing import Protocol
 
 from transports.local.agenda import Agenda
 from transports.local.catalog import Attached, Catalog, KnownSnapshot, KnownTopic
+from transports.local.clock import now_us
 from transports.local.database import StorageError
 from transports.local.errors import RequestError
-from transports.local.ledger import Ledger, now_us
+from transports.local.ledger import Ledger
 from transports.local.tables import Tables
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ PIECE_MESSAGES = 500
 _LOOK_US = 1_000_000
 #: Microseconds after which something is tried again that the disk refused.
 _RETRY_US = 60_000_000
+#: The same for the end of a change of a backlog: until then consumers get only what is in memory.
+_FOLLOW_US = 500_000
 #: Microseconds after the start before which no subscription expires, so that its consumers can come back first.
 _GRACE_US = 3600 * 1_000_000
 #: Microseconds of use that may be forgotten when the broker is killed; a time to live is a day at least.
@@ -37,7 +40,7 @@ Keeper = Attached | KnownTopic | KnownSnapshot
 
 
 #: What can be due for a keeper.
-_KINDS = ("retention", "expiration", "sweep", "topic", "snapshot")
+_KINDS = ("retention", "expiration", "sweep", "follow", "topic", "snapshot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +52,15 @@ class _Chore:
 
 
 class Remover(Protocol):
-    """Who can delete what has expired, and drop what is too old."""
+    """Who deletes what has expired, drops what is too old, and has memory follow a change that the disk broke off."""
 
     async def expire_subscription(self, attached: Attached) -> None: ...
 
     async def expire_snapshot(self, snapshot: KnownSnapshot) -> None: ...
 
     async def drop_until(self, attached: Attached, message_id: int) -> None: ...
+
+    async def follow(self, attached: Attached) -> None: ...
 
 
 class Housekeeper:
@@ -111,6 +116,10 @@ class Housekeeper:
         """Remove what lies below a subscription's floor, soon."""
         self._agenda.note(_Chore("sweep", attached), 0)
 
+    def follow(self, attached: Attached) -> None:
+        """End a change of a subscription's backlog, as soon as the disk permits it."""
+        self._agenda.note(_Chore("follow", attached), now_us() + _FOLLOW_US)
+
     def sweep_condemned(self, number: int) -> None:
         """Remove what belonged to somebody who was deleted, soon."""
         self._agenda.note(_Chore("condemned", number), 0)
@@ -131,7 +140,7 @@ class Housekeeper:
         try:
             await self._do(chore)
         except (RequestError, StorageError):
-            self._agenda.note(chore, now_us() + _RETRY_US)
+            self._agenda.note(chore, now_us() + (_FOLLOW_US if chore.kind == "follow" else _RETRY_US))
         except Exception:
             # An outermost loop: the other chores must not end with this one.
             logger.exception("housekeeping failed: %s", chore)
@@ -150,6 +159,8 @@ class Housekeeper:
             await self._drop_old(keeper)
         elif chore.kind == "expiration":
             await self._expire(keeper)
+        elif chore.kind == "follow":
+            await self._remover.follow(keeper)
         else:
             await self._sweep(keeper)
 

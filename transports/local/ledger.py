@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
+from transports.local.clock import Clock
 from transports.local.commits import Commits
 from transports.local.database import Database, StorageError
 from transports.local.errors import UnavailableError
@@ -22,6 +22,8 @@ from transports.local.writer import Change, Writer
 _TOKENS_PER_START = 1 << 40
 #: Message ids of which the disk learns at a time; those that a run leaves over are never used.
 _IDS_IN_BLOCK = 1000
+#: The counter that is the time of the last run, in microseconds since 1970.
+_TIME = "clock_us"
 
 T = TypeVar("T")
 
@@ -36,13 +38,14 @@ class Ledger:
         self.first_token = 0
         self._commits = Commits(writer)
         self._counters: dict[str, int] = defaultdict(int)
-        self._last_published_us = 0
+        self.clock = Clock()
         self._reserved = 0
 
     async def start(self, counters: Mapping[str, int]) -> None:
         """Go on counting where the last run ended."""
         self._counters.update(counters)
-        self._last_published_us = self.database.newest_published_us()
+        # What was acknowledged has left no publish time; it was delivered before, and that was written down.
+        self.clock = Clock(max(self.database.newest_published_us(), counters.get(_TIME, 0)))
         starts = self.next("starts")
         await self.commit(lambda tables: tables.save_counter("starts", starts))
         self.first_token = starts * _TOKENS_PER_START
@@ -88,8 +91,19 @@ class Ledger:
         self._commits.later(change)
 
     def close(self) -> None:
-        """Write what was to be written later."""
+        """Write what was to be written later, and the time."""
+        self.write_later(self.timed(lambda tables: None))
         self._commits.close()
+
+    def timed(self, change: Change) -> Change:
+        """Return a change that also writes down the time of this moment, for the clock of the next run."""
+        time_us = self.clock.now_us()
+
+        def both(tables: Tables) -> None:
+            change(tables)
+            tables.save_counter(_TIME, time_us)
+
+        return both
 
     def next(self, counter: str) -> int:
         """Return the next number of a kind; it is the caller's to save it."""
@@ -102,6 +116,11 @@ class Ledger:
         self._counters["messages"] += count
         return range(first, first + count)
 
+    @property
+    def last_message(self) -> int:
+        """The highest id that was given to a message; all up to it are on disk for whatever is asked from now on."""
+        return self._counters["messages"]
+
     def reserve(self, message_id: int) -> int | None:
         """Return the counter that has to be saved with a message, as ids are taken by the block; None if it was."""
         return None if message_id <= self._reserved else message_id + _IDS_IN_BLOCK
@@ -112,16 +131,6 @@ class Ledger:
 
     def next_keeper(self) -> int:
         return self.next("keepers")
-
-    def publish_time_us(self) -> int:
-        """Return the time, never earlier than before, so that the order of ids is the order of times."""
-        self._last_published_us = max(self._last_published_us, now_us())
-        return self._last_published_us
-
-
-def now_us() -> int:
-    """Return the time in microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 def save_keeper(tables: Tables, number: int) -> None:

@@ -31,7 +31,7 @@ class Memory:
         self._entries: dict[int, Entry] = {}
         self._heap: list[int] = []
         self._timetable = Timetable(self._entries)
-        self._returned: list[int] = []
+        self._returned: list[Pending] = []
         self._dead: list[Pending] = []
 
     def __len__(self) -> int:
@@ -93,7 +93,7 @@ class Memory:
         """End a lease as if it had never been."""
         entry.attempts -= 1
         self._release(entry)
-        self._returned.append(entry.message_id)
+        self._returned.append(entry.pending())
         self.make_ready(entry)
 
     def lapse(self, now: float) -> None:
@@ -129,7 +129,7 @@ class Memory:
         self._heap.clear()
         self.lines.unspill()
 
-    def take_returned(self) -> list[int]:
+    def take_returned(self) -> list[Pending]:
         returned, self._returned = self._returned, []
         return returned
 
@@ -139,12 +139,14 @@ class Memory:
 
     def _give_back_one(self, entry: Entry, now: float) -> None:
         self._release(entry)
-        self._returned.append(entry.message_id)
         delay = self.policy.delay_seconds(entry.attempts)
         if self.policy.is_worn_out(entry.attempts):
+            # On disk it stays leased until it is forwarded: nobody gets it after a restart between.
             self._set_state(entry, State.DEAD)
             self._dead.append(entry.pending())
-        elif delay > 0:
+            return
+        self._returned.append(entry.pending())
+        if delay > 0:
             self._set_state(entry, State.DELAYED)
             self._timetable.set(entry, now + delay)
             if self.orders(entry):

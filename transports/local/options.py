@@ -7,12 +7,19 @@ from pathlib import Path
 
 from transports.local.encryption import Certificate
 from transports.local.engine import GRACE_SECONDS
-from transports.local.errors import CertificateError
+from transports.local.errors import CertificateError, StartError
+
+#: Seconds after which a client that does not answer has gone.
+SILENCE_SECONDS = 30.0
+_MAX_SILENCE_SECONDS = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Options of a broker; without any it is open, unencrypted, and on loopback only."""
+    """Options of a broker; without any it is open, unencrypted, and on loopback only.
+
+    Raises ``StartError`` for ``silence_seconds`` that are not from 1 to 3600.
+    """
 
     #: PEM file of the certificate, and what leads to its authority; needs ``tls_key``.
     tls_cert: Path | None = None
@@ -22,8 +29,17 @@ class Options:
     require_tokens: bool = False
     #: Least seconds for which messages stay leased that were so when the broker ended.
     grace_seconds: float = GRACE_SECONDS
+    #: Seconds after which a client's connection is closed whose machine does not answer, or that is frozen.
+    silence_seconds: float = SILENCE_SECONDS
     #: Port of the page for Prometheus, on the same host; 0 takes a free one, None has no such page.
     metrics_port: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.silence_seconds <= _MAX_SILENCE_SECONDS:
+            raise StartError(
+                f"Clients cannot be taken for gone after {self.silence_seconds:g} seconds of silence: "
+                f"choose from 1 to {_MAX_SILENCE_SECONDS} (--silence-seconds)."
+            )
 
     @property
     def certificate(self) -> Certificate | None:

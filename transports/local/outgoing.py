@@ -10,7 +10,7 @@ from transports.local.wire import Message
 
 
 class Outgoing:
-    """Writes messages to one client.
+    """Writes messages to one client, one after the other, whoever hands them over.
 
     gRPC refuses to send a status while headers are under way, and headers go with the first message, which a client
     that does not read can hold up for ever. So they are sent by themselves, and are never left half sent.
@@ -19,11 +19,14 @@ class Outgoing:
     def __init__(self, context: grpc.aio.ServicerContext) -> None:
         self._context = context
         self._headers: asyncio.Future[None] | None = None
+        #: gRPC refuses a second write while one is under way, and ends the call.
+        self._writing = asyncio.Lock()
 
     async def write(self, message: Message) -> None:
         """Hand a message to the client's connection; cancelled or failed, it has not reached the client."""
-        await self._send_headers()
-        await self._context.write(message.SerializeToString())
+        async with self._writing:
+            await self._send_headers()
+            await self._context.write(message.SerializeToString())
 
     async def _send_headers(self) -> None:
         if self._headers is None:

@@ -61,7 +61,7 @@ class Publishing:
             also: A change that is made together with it, or not at all.
         """
         known = self._catalog.topic(topic)
-        published_us = self._ledger.publish_time_us()
+        published_us = self._ledger.clock.now_us()  # the order of ids is that of times
         ids = self._ledger.next_messages(len(drafts))
         messages = [
             StoredMessage(number, published_us, each.payload, each.ordering_key)

@@ -2,7 +2,8 @@
 
 Whatever takes long is done in pieces, between which others write. What a piece brings back stays unseen until the last
 one. A seek that was not answered, because the disk refused or the broker ended, may have been carried out in part: then
-some of what it was to acknowledge is acknowledged.
+some of what it was to acknowledge is acknowledged. A snapshot has what is unacknowledged when it is complete;
+until then, whoever acknowledges takes out of it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from dataclasses import replace
 
 from transports.local import wire
 from transports.local.catalog import Attached, Catalog, KnownSnapshot
+from transports.local.clock import now_us
 from transports.local.database import StorageError
 from transports.local.errors import FailedPreconditionError, UnavailableError
 from transports.local.housekeeping import PIECE_MESSAGES, Housekeeper
-from transports.local.ledger import Ledger, now_us, save_keeper
+from transports.local.ledger import Ledger, save_keeper
 from transports.local.model import DELETED_TOPIC, Snapshot
 from transports.local.tables import Accepts, Replay, Tables, Tally
 
@@ -38,6 +40,11 @@ class Replays:
         self._ledger = ledger
         self._catalog = catalog
         self._housekeeper = housekeeper
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Break off, between two pieces, what is under way: a stop does not wait for a long backlog."""
+        self._stopping = True
 
     async def seek_to_time(self, name: str, published_us: int) -> None:
         """Acknowledge what was published before, and bring back what was published since and is still kept."""
@@ -74,27 +81,31 @@ class Replays:
         async with attached.changing:
             await self._change_backlog(attached, max(attached.floor, message_id), [])
 
+    async def follow(self, attached: Attached) -> None:
+        """End a change that the disk has refused to end."""
+        async with attached.changing:
+            if attached.dispatcher.backlog.changing:
+                await self._finish(attached, attached.floor)
+        attached.dispatcher.pump()
+
     async def create_snapshot(self, snapshot: Snapshot, subscription: str) -> Snapshot:
         """Keep what a subscription has not acknowledged, and what its topic gets from now on."""
         self._catalog.require_new_snapshot(snapshot.name)
         attached = self._catalog.subscription(subscription)
-        async with attached.changing, self._ledger.changing:
-            self._catalog.require(attached)
-            self._catalog.require_new_snapshot(snapshot.name)
-            snapshot = replace(snapshot, topic=attached.settings.topic, expires_us=self._end_of_snapshot(attached))
-            known = KnownSnapshot(self._ledger.next_keeper(), snapshot)
-            async with known.gate:
-                # First in memory, so that nothing is published between that the snapshot would miss.
-                self._catalog.put_snapshot(known)
-                try:
-                    await self._take(known, attached)
-                except UnavailableError:
-                    self._catalog.forget_snapshot(snapshot.name)
-                    self._housekeeper.sweep_condemned(known.number)
-                    raise
+        async with attached.changing:
+            async with self._ledger.changing:
+                known, until = self._begin_snapshot(snapshot, attached)
+            try:
+                await self._take(known, attached, until)
+            except Exception:
+                self._catalog.abandon_snapshot(known)
+                self._housekeeper.sweep_condemned(known.number)
+                raise
+            finally:
+                attached.snapshot = None
             self._housekeeper.watch_snapshot(known)
         logger.info("created snapshot %s of %s", snapshot.name, subscription)
-        return snapshot
+        return known.settings
 
     async def label_snapshot(self, name: str, labels: Mapping[str, str]) -> Snapshot:
         async with self._ledger.changing:
@@ -114,7 +125,17 @@ class Replays:
             self._housekeeper.sweep_condemned(known.number)
         logger.info("deleted snapshot %s", name)
 
-    async def _take(self, known: KnownSnapshot, attached: Attached) -> None:
+    def _begin_snapshot(self, snapshot: Snapshot, attached: Attached) -> tuple[KnownSnapshot, int]:
+        """Have what is published from now on kept for a new snapshot; return it with the last id of before."""
+        self._catalog.require(attached)
+        self._catalog.require_new_snapshot(snapshot.name)
+        snapshot = replace(snapshot, topic=attached.settings.topic, expires_us=self._end_of_snapshot(attached))
+        known = KnownSnapshot(self._ledger.next_keeper(), snapshot)
+        self._catalog.begin_snapshot(known)
+        attached.snapshot = known.number
+        return known, self._ledger.last_message
+
+    async def _take(self, known: KnownSnapshot, attached: Attached, until: int) -> None:
         """Write a snapshot; until it is complete, it is one of those whose messages are swept."""
 
         def begin(tables: Tables) -> None:
@@ -126,14 +147,16 @@ class Replays:
             tables.save_snapshot(known.number, known.settings)
 
         await self._ledger.commit(begin)
-        async with attached.gate:
-            await self._in_pieces(
-                attached,
-                lambda tables, after: tables.take_snapshot(
-                    known.number, attached.number, after=after, at_most=PIECE_MESSAGES
-                ),
-            )
-        await self._ledger.commit(end)
+        await self._in_pieces(
+            attached,
+            lambda tables, after: tables.take_snapshot(
+                known.number, attached.number, after=after, until=until, at_most=PIECE_MESSAGES
+            ),
+        )
+        async with self._ledger.changing:
+            self._catalog.require(attached)
+            await self._ledger.commit(end)
+            self._catalog.put_snapshot(known)
 
     async def _seek(self, attached: Attached, floor: int, pieces: list[Piece], *, keep_leases: bool = True) -> None:
         try:
@@ -141,40 +164,55 @@ class Replays:
         finally:
             self._housekeeper.sweep(attached)
             self._housekeeper.watch(attached)
-            attached.dispatcher.pump()
 
     async def _change_backlog(
         self, attached: Attached, floor: int, pieces: list[Piece], *, keep_leases: bool = True
     ) -> None:
         """Change a backlog on disk, then in memory, to what lies above a floor."""
         backlog = attached.dispatcher.backlog
-        backlog.begin_change()
+        touches = bool(pieces) or backlog.changing
+        backlog.begin_change(keep_leases=keep_leases)
         try:
             for piece in pieces:
                 await self._in_pieces(attached, piece)
-            async with attached.gate:
-                self._catalog.require(attached)
-                tally = await self._ledger.ask(lambda tables: _finish(tables, attached, floor, keep_leases))
-                attached.floor = floor
-                backlog.end_change(tally, floor, keep_leases=keep_leases)
+            self._catalog.require(attached)
+            await self._finish(attached, floor)
         except Exception:
-            await self._give_up(attached)
+            if touches:
+                await self._give_up(attached)
+            else:
+                backlog.end_change()
             raise
+        finally:
+            attached.dispatcher.pump()
+
+    async def _finish(self, attached: Attached, floor: int) -> None:
+        """End a change: let memory follow what was done on disk, down to a floor."""
+        backlog = attached.dispatcher.backlog
+
+        def finish(tables: Tables) -> Tally:
+            tables.set_floor(attached.number, floor)
+            if not backlog.keeps_leases:
+                tables.end_leases(attached.number)
+            return tables.tally(attached.number)
+
+        async with attached.gate:
+            tally = await self._ledger.ask(finish)
+            attached.floor = floor
+            backlog.end_change(tally, floor)
 
     async def _give_up(self, attached: Attached) -> None:
-        """Follow in memory what was done on disk until the disk refused."""
-        backlog = attached.dispatcher.backlog
-        async with attached.gate:
-            try:
-                tally = await self._ledger.ask(lambda tables: tables.tally(attached.number))
-            except UnavailableError:
-                backlog.end_change()
-            else:
-                backlog.end_change(tally, attached.floor)
+        """Follow in memory what was done on disk until it refused; as long as it does, the change does not end."""
+        try:
+            await self._finish(attached, attached.floor)
+        except UnavailableError:
+            self._housekeeper.follow(attached)
 
     async def _in_pieces(self, attached: Attached, piece: Piece) -> None:
         after: int | None = 0
         while after is not None:
+            if self._stopping:
+                raise UnavailableError("The broker is stopping.")
             self._catalog.require(attached)
             start = after
             after = await self._ledger.ask(lambda tables: piece(tables, start))  # noqa: B023 - carried out at once
@@ -192,17 +230,19 @@ class Replays:
 
         return piece
 
-    @staticmethod
-    def _bring_back(attached: Attached, floor: int, source: int) -> Piece:
-        replay = Replay(attached.number, floor, source, attached.settings.ordered, _payload_filter(attached))
+    def _bring_back(self, attached: Attached, floor: int, source: int) -> Piece:
+        # What is published from now on is not to be brought back.
+        until, accepts = self._ledger.last_message, _payload_filter(attached)
+        replay = Replay(attached.number, floor, until, source, attached.settings.ordered, accepts)
         return lambda tables, after: tables.bring_back(replay, after=after, at_most=PIECE_MESSAGES)
 
-    @staticmethod
-    def _drop_others(attached: Attached, snapshot: KnownSnapshot) -> Piece:
+    def _drop_others(self, attached: Attached, snapshot: KnownSnapshot) -> Piece:
+        until = self._ledger.last_message
         return lambda tables, after: tables.drop_others(
             attached.number,
             snapshot.number,
             after=after,
+            until=until,
             at_most=PIECE_MESSAGES,
             keep=attached.settings.retain_acked,
         )
@@ -230,13 +270,6 @@ class Replays:
                 "The subscription's oldest message is so old that the snapshot would end in less than an hour."
             )
         return end
-
-
-def _finish(tables: Tables, attached: Attached, floor: int, keep_leases: bool) -> Tally:
-    tables.set_floor(attached.number, floor)
-    if not keep_leases:
-        tables.end_leases(attached.number)
-    return tables.tally(attached.number)
 
 
 def _payload_filter(attached: Attached) -> Accepts | None:

@@ -25,15 +25,6 @@ from transports.local.monitoring.service import SERVICE as STATISTICS
 STOP_SECONDS = 3.0
 #: Most bytes of a request: above Google's limit, so that it is we who refuse, with Google's status code.
 _MAX_REQUEST_BYTES = 32 * 1024 * 1024
-_OPTIONS = (
-    # Two brokers must not share a port unnoticed.
-    ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
-    ("grpc.max_send_message_length", -1),
-    # Clients of Google's library ping idle connections every 30 s; that is no abuse.
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +33,8 @@ class Listening:
 
     host: str
     port: int
+    #: Seconds after which a client that does not answer has gone.
+    silence_seconds: float
     certificate: Certificate | None = None
 
 
@@ -53,7 +46,7 @@ async def serving(engine: Engine, listening: Listening, guard: Guard, counters: 
         StartError: Somebody else listens there, or the certificate cannot be used.
     """
     adapter, health = Adapter(guard, counters), Health((methods.PUBLISHER, methods.SUBSCRIBER, STATISTICS))
-    server = grpc.aio.server(options=_OPTIONS)
+    server = grpc.aio.server(options=_options(listening.silence_seconds))
     server.add_generic_rpc_handlers((Services(handlers(engine, adapter)),))
     health.add_to(server)
     address = _bind(server, listening)
@@ -68,6 +61,26 @@ async def serving(engine: Engine, listening: Listening, guard: Guard, counters: 
         engine.close()
         await stopped
         await adapter.finish()
+        engine.finish()
+
+
+def _options(silence_seconds: float) -> list[tuple[str, int]]:
+    timeout_ms = round(silence_seconds * 1000 / 3)
+    return [
+        # Two brokers must not share a port unnoticed.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
+        ("grpc.max_send_message_length", -1),
+        # Clients of Google's library ping idle connections every 30 s; that is no abuse.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # We ping them, too, however little there is to send, else a frozen one kept its streams for ever.
+        ("grpc.keepalive_time_ms", 2 * timeout_ms),
+        ("grpc.http2.max_pings_without_data", 0),
+        # Whichever of these is shorter closes the connection; the second one is a minute by default.
+        ("grpc.keepalive_timeout_ms", timeout_ms),
+        ("grpc.http2.ping_timeout_ms", timeout_ms),
+    ]
 
 
 def _bind(server: grpc.aio.Server, listening: Listening) -> str:

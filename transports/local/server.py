@@ -35,7 +35,8 @@ async def running(data: Path, host: str, port: int, options: Options | None = No
         StartError: The host is refused, directory or port are in use, or a file cannot be used.
     """
     options = options or Options()
-    certificate, guard = options.certificate, _guard(data, host, options)
+    listening = Listening(host, port, options.silence_seconds, options.certificate)
+    guard = _guard(data, host, options)
     with locked(data):
         database = Database(data / DATABASE_NAME)
         writer = Writer(database)
@@ -45,7 +46,7 @@ async def running(data: Path, host: str, port: int, options: Options | None = No
             await engine.start()
             counters = Counters()
             async with (
-                serving(engine, Listening(host, port, certificate), guard, counters) as address,
+                serving(engine, listening, guard, counters) as address,
                 _metrics(engine, guard, counters, host, options),
             ):
                 kind = "tokens required" if guard.required else "open to everybody on this machine"

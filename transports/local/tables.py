@@ -47,6 +47,7 @@ _COLLECT = """
 DELETE FROM messages WHERE id = ?1
     AND NOT EXISTS (SELECT 1 FROM backlog WHERE message = ?1) AND NOT EXISTS (SELECT 1 FROM kept WHERE message = ?1)
 """
+_GIVE_UP = "DELETE FROM kept WHERE keeper = ? AND message = ?"
 
 #: Says by its payload whether a message passes a filter.
 Accepts = Callable[[bytes], bool]
@@ -62,10 +63,11 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Which messages come back to a subscription: those after an id, out of what a keeper kept."""
+    """Which messages come back to a subscription: those after an id, up to another, out of what a keeper kept."""
 
     subscription: int
     after: int
+    until: int
     source: int
     ordered: bool
     accepts: Accepts | None
@@ -128,11 +130,16 @@ class Tables:
         """Keep messages for topics and snapshots: number, message id."""
         self._connection.executemany("INSERT INTO kept VALUES (?, ?)", rows)
 
-    def settle(self, subscription: int, messages: Sequence[int], *, keep: bool) -> None:
-        """Remove messages from a backlog; keep them for a replay, or drop the payloads that nobody else needs."""
+    def settle(self, subscription: int, messages: Sequence[int], *, keep: bool, snapshot: int | None = None) -> None:
+        """Remove messages from a backlog; keep them for a replay, or drop the payloads that nobody else needs.
+
+        They are taken out of ``snapshot``, too: that of the subscription which is being made.
+        """
         pairs = [(subscription, each) for each in messages]
         self._connection.executemany("DELETE FROM backlog WHERE keeper = ? AND message = ?", pairs)
         self._connection.executemany("DELETE FROM deliveries WHERE keeper = ? AND message = ?", pairs)
+        if snapshot is not None:
+            self._connection.executemany(_GIVE_UP, [(snapshot, each) for each in messages])
         if keep:
             self._connection.executemany("INSERT OR IGNORE INTO kept VALUES (?, ?)", pairs)
         else:
@@ -152,11 +159,11 @@ class Tables:
             [(until_us, subscription, message) for message, until_us in leases],
         )
 
-    def note_returns(self, subscription: int, messages: Iterable[int]) -> None:
-        """Remember that messages are leased no longer."""
+    def note_returns(self, subscription: int, returned: Iterable[Pending]) -> None:
+        """Remember that messages are leased no longer, and how often they were delivered."""
         self._connection.executemany(
-            "UPDATE deliveries SET leased = 0 WHERE keeper = ? AND message = ?",
-            [(subscription, each) for each in messages],
+            "UPDATE deliveries SET leased = 0, attempts = ? WHERE keeper = ? AND message = ?",
+            [(each.attempts, subscription, each.message_id) for each in returned],
         )
 
     def set_floor(self, subscription: int, floor: int) -> None:
@@ -165,13 +172,13 @@ class Tables:
     def tally(self, subscription: int) -> Tally:
         return tally(self._connection, subscription)
 
-    def take_snapshot(self, snapshot: int, subscription: int, *, after: int, at_most: int) -> int | None:
+    def take_snapshot(self, snapshot: int, subscription: int, *, after: int, until: int, at_most: int) -> int | None:
         """Keep for a snapshot some of what a subscription has not acknowledged; return the last id, None at the end."""
         sql = (
-            "SELECT message FROM backlog WHERE keeper = ?1 AND message > ?2"
-            " AND message > (SELECT floor FROM subscriptions WHERE id = ?1) ORDER BY message LIMIT ?3"
+            "SELECT message FROM backlog WHERE keeper = ?1 AND message > ?2 AND message <= ?3"
+            " AND message > (SELECT floor FROM subscriptions WHERE id = ?1) ORDER BY message LIMIT ?4"
         )
-        messages = self._ids(sql, (subscription, after, at_most))
+        messages = self._ids(sql, (subscription, after, until, at_most))
         rows = [(snapshot, each) for each in messages]
         self._connection.executemany("INSERT OR IGNORE INTO kept VALUES (?, ?)", rows)
         return messages[-1] if messages else None
@@ -179,8 +186,8 @@ class Tables:
     def bring_back(self, replay: Replay, *, after: int, at_most: int) -> int | None:
         """Bring some messages back into a backlog; return the id of the last, None at the end."""
         after = max(after, replay.after)
-        sql = "SELECT message FROM kept WHERE keeper = ? AND message > ? ORDER BY message LIMIT ?"
-        messages = self._ids(sql, (replay.source, after, at_most))
+        sql = "SELECT message FROM kept WHERE keeper = ? AND message > ? AND message <= ? ORDER BY message LIMIT ?"
+        messages = self._ids(sql, (replay.source, after, replay.until, at_most))
         if not messages:
             return None
         self._connection.create_function("accepts", 1, replay.accepts or (lambda payload: True))
@@ -197,10 +204,12 @@ class Tables:
         )
         return messages[-1]
 
-    def drop_others(self, subscription: int, snapshot: int, *, after: int, at_most: int, keep: bool) -> int | None:
+    def drop_others(
+        self, subscription: int, snapshot: int, *, after: int, until: int, at_most: int, keep: bool
+    ) -> int | None:
         """Acknowledge some of what is not in a snapshot; return the last id that was looked at, None at the end."""
-        sql = "SELECT message FROM backlog WHERE keeper = ? AND message > ? ORDER BY message LIMIT ?"
-        messages = self._ids(sql, (subscription, after, at_most))
+        sql = "SELECT message FROM backlog WHERE keeper = ? AND message > ? AND message <= ? ORDER BY message LIMIT ?"
+        messages = self._ids(sql, (subscription, after, until, at_most))
         if not messages:
             return None
         strange = (
@@ -230,7 +239,7 @@ class Tables:
             "SELECT message FROM kept WHERE keeper = ? AND message <= ? LIMIT ?", (keeper, until, at_most)
         )
         pairs = [(keeper, each) for each in messages]
-        self._connection.executemany("DELETE FROM kept WHERE keeper = ? AND message = ?", pairs)
+        self._connection.executemany(_GIVE_UP, pairs)
         self._collect(messages)
         return len(messages)
 

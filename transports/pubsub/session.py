@@ -45,6 +45,10 @@ class Session:
         self.channels.append(channel)
         return channel
 
+    def retention_seconds(self, queue: str) -> float:
+        """For how long the server keeps a message of a lasting queue: `connection.connection.retention_seconds`."""
+        return self.link.upkeep.retention_seconds(queue)
+
     def register(self, loop: Any) -> None:
         """Have an event loop dispatch what comes; to be repeated after the loop was reset."""
         self._loop = ref(loop)

@@ -81,6 +81,11 @@ class Client:
             return False
         return True
 
+    def retention_seconds(self, subscription: str) -> float:
+        """For how long the server keeps a message of a subscription."""
+        answer = self.calls.retried("GetSubscription", {"subscription": self._subscription(subscription)})
+        return float(answer.message_retention_duration.ToTimedelta().total_seconds())
+
     def is_attached(self, subscription: str, topic: str) -> bool:
         """Say whether a subscription gets what is published to a topic of this name."""
         answer = self.calls.retried("GetSubscription", {"subscription": self._subscription(subscription)})

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from transports.errors import RequestRefused
+import logging
+
+from transports.errors import PermissionMissing, QueueNotFound, RequestRefused
 from transports.pubsub.server.client import Client
 from transports.pubsub.server.sizes import Size, Sizes
 from transports.pubsub.topology.declared import Topology
+
+logger = logging.getLogger(__name__)
 
 
 class Upkeep:
@@ -28,6 +32,20 @@ class Upkeep:
             messages=sum(size.messages for size in sizes.values()),
             consumers=max(known, default=0) if len(known) == len(consumers) else None,
         )
+
+    def retention_seconds(self, queue: str) -> float:
+        """For how long the server keeps a message of a queue, the least of its subscriptions.
+
+        What it cannot be asked for is what a queue is created with: of one that does not exist, or with credentials
+        that may not look.
+        """
+        seconds = [self._topology.retention_seconds]
+        for source in self._topology.sources(queue):
+            try:
+                seconds.append(self._client.retention_seconds(source.subscription))
+            except (PermissionMissing, QueueNotFound) as exc:
+                logger.info("for how long %s keeps messages cannot be asked: %s", source.subscription, exc)
+        return min(seconds[1:] or seconds)
 
     def purge(self, queue: str) -> int:
         """Drop everything in a queue, also what is leased; return how much was waiting, or 0 if that is not known."""
