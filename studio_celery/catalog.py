@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
+from studio_celery.errors import Unreadable
 from studio_celery.experiment import NewerSchema, Status
 from studio_celery.index import TOGETHER, Index
 from studio_celery.journal import NotAllowed, State, fold_all
@@ -43,6 +44,8 @@ class Catalog:
     """Of one store; `look` reads a journal, and may record an end that is due."""
 
     def __init__(self, store: Store, index: Index, look: Callable[[Journal], State]) -> None:
+        #: Sentences, by the ids of experiments that were left out because this version cannot read their journals.
+        self.problems: dict[str, str] = {}
         self._store = store
         self._index = index
         self._look = look
@@ -50,7 +53,8 @@ class Catalog:
     def all(self, markers: Iterable[Item] | None = None) -> Iterator[Found]:
         """Every experiment, or those of the markers, in their order; without those that are `submitting` or removed.
 
-        Only as much is read as is taken from here, a portion at a time.
+        Only as much is read as is taken from here, a portion at a time. A journal that cannot be read costs none of the
+        others: it is left out, and named in `problems`.
         """
         rest = iter(self._store.markers() if markers is None else markers)
         size = FIRST
@@ -65,8 +69,8 @@ class Catalog:
             with ThreadPoolExecutor(READERS, thread_name_prefix="catalog") as readers:
                 journals = [self._store.journal(marker.key) for marker in unknown]
                 known |= zip((marker.key for marker in unknown), readers.map(self._read, journals), strict=True)
-            pairs = zip(unknown, journals, strict=True)
-            self._index.keep((m, j.entries) for m, j in pairs if j.state.status.terminal and not j.state.removed)
+            read = [pair for pair in zip(unknown, journals, strict=True) if known[pair[0].key] is not None]
+            self._index.keep((marker, j.entries) for marker, j in read if j.state.status.terminal)
         return [known[marker.key] for marker in markers]
 
     def _told(self, experiment_id: str, entries: Any) -> Found | None:
@@ -81,8 +85,9 @@ class Catalog:
     def _read(self, journal: Journal) -> Found | None:
         try:
             state = self._look(journal)
-        except NewerSchema as exc:
+        except (NewerSchema, Unreadable) as exc:
             logger.warning("Experiment %s is left out: %s", journal.experiment_id, exc)
+            self.problems[journal.experiment_id] = str(exc)
             return None
         if state.experiment is None or state.status is Status.SUBMITTING or state.removed:
             return None

@@ -110,8 +110,7 @@ class Client:
 
     def list(self, limit: int = LIST_LIMIT, statuses: frozenset[Status] = frozenset()) -> list[dict[str, Any]]:
         """Records, the latest first; those still `submitting` are hidden."""
-        records = (r for r in self._records() if not statuses or Status(r["status"]) in statuses)
-        return list(islice(records, limit))
+        return list(islice((r for r in self._records() if not statuses or Status(r["status"]) in statuses), limit))
 
     def _records(self) -> Iterator[dict[str, Any]]:
         notes = self._notes()
@@ -185,7 +184,8 @@ class Client:
         journal = self._open(reference)
         chosen = _chosen(journal, attempt) if attempt and journal.state.attempts else None
         number = chosen.number if chosen else attempt or max(1, len(journal.state.attempts))
-        return Follower(self.store, journal, tell, attempt=number)
+        seconds = self._settings.heartbeat_seconds
+        return Follower(self.store, journal, tell, self._look, settle_seconds=seconds, attempt=number)
 
     def artifacts(self, reference: str) -> Sequence[Item]:
         """Files that the attempt which counts left, `<tag>/<path>`."""
@@ -233,7 +233,7 @@ class Client:
 
     def requeue_all(self, queue: str | None = None) -> Iterator[Requeued]:
         """The same for all that has not ended, in every queue or in one; each once the broker has confirmed it."""
-        yield from self._requeuer.requeue_all(self._catalog.all(), f"requeued by {self._me}", queue)
+        yield from self._requeuer.requeue_all(self._catalog, f"requeued by {self._me}", queue)
 
     @property
     def _requeuer(self) -> Requeuer:

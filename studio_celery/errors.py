@@ -26,6 +26,14 @@ class StoreError(StudioError):
     """The store cannot be read or written."""
 
 
+class Unreadable(StoreError):
+    """The store holds what is no journal: of one experiment, while the others can be read."""
+
+
+class StoreRefusal(StoreError):
+    """The store can never hold this, whoever asks and whenever: too long a name, or too large."""
+
+
 class MessageLost(StoreError):
     """The store has no message of an experiment that can be sent again."""
 

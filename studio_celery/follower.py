@@ -28,11 +28,27 @@ Tell = Callable[[str], None]
 class Follower:
     """From the beginning of one attempt until the experiment has ended."""
 
-    def __init__(self, store: Store, journal: Journal, tell: Tell, *, attempt: int = 1) -> None:
-        """`journal` was read; `attempt` may be one that has not begun."""
+    def __init__(
+        self,
+        store: Store,
+        journal: Journal,
+        tell: Tell,
+        look: Callable[[Journal], State],
+        *,
+        settle_seconds: float,
+        attempt: int = 1,
+    ) -> None:
+        """`journal` was read; `attempt` may be one that has not begun.
+
+        `look` reads the journal and records the end that is due, if one is: who follows may be the only one who looks.
+        It is called every `settle_seconds`.
+        """
         self._store = store
         self._journal = journal
         self._tell = tell
+        self._look = look
+        self._settle_seconds = settle_seconds
+        self._settles_at = 0.0  # of `time.monotonic`
         self._number = attempt
         self._offset = 0
 
@@ -71,8 +87,15 @@ class Follower:
 
     def _read(self) -> tuple[State, bytes]:
         # The journal first: all output of an attempt is stored before the journal has its end.
-        state = self._journal.refresh()
+        state = self._state()
         if self._number > len(state.attempts):
             return state, b""
         attempt = state.attempts[self._number - 1]
         return state, self._store.log_reader(self._journal.experiment_id, attempt).read(attempt, self._offset)
+
+    def _state(self) -> State:
+        if time.monotonic() < self._settles_at:
+            return self._journal.refresh()
+        state = self._look(self._journal)
+        self._settles_at = time.monotonic() + self._settle_seconds
+        return state

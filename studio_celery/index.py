@@ -16,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
+from studio_celery.experiment import NewerSchema
 from studio_celery.journal import Entry
 from studio_celery.locks import try_lock
 from studio_celery.store import Item
@@ -63,7 +64,8 @@ class Index:
 
         def read(database: sqlite3.Connection) -> dict[str, list[Entry]]:
             rows = database.execute(query, list(dates)).fetchall()
-            return {key: _entries(text) for key, marked, text in rows if marked == dates[key]}
+            found = {key: _entries(text) for key, marked, text in rows if marked == dates[key]}
+            return {key: entries for key, entries in found.items() if entries is not None}
 
         return self._use(read) or {}
 
@@ -143,8 +145,11 @@ def _text(entries: Sequence[Entry]) -> str:
     return json.dumps([[entry.to_dict(), entry.stored_at] for entry in entries], separators=(",", ":"))
 
 
-def _entries(text: str) -> list[Entry]:
+def _entries(text: str) -> list[Entry] | None:
+    """A journal; None if a newer version copied it, which may share this file."""
     try:
         return [Entry.from_dict(data, stored_at=stored_at) for data, stored_at in json.loads(text)]
+    except NewerSchema:
+        return None
     except (ValueError, KeyError, TypeError) as exc:
         raise sqlite3.DatabaseError(f"it holds what is no journal: {exc}") from exc

@@ -37,14 +37,15 @@ def run_broker(data: Path | None, flags: Mapping[str, Any]) -> None:
     settings = settings_module.load(flags)
     settings_module.make_home(settings.home)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    options = Options(
-        tls_cert=settings.broker_tls_cert,
-        tls_key=settings.broker_tls_key,
-        require_tokens=settings.broker_require_tokens,
-        grace_seconds=settings.broker_grace_seconds,
-        metrics_port=settings.broker_metrics_port,
-    )
     try:
+        options = Options(
+            tls_cert=settings.broker_tls_cert,
+            tls_key=settings.broker_tls_key,
+            require_tokens=settings.broker_require_tokens,
+            grace_seconds=settings.broker_grace_seconds,
+            silence_seconds=settings.broker_silence_seconds,
+            metrics_port=settings.broker_metrics_port,
+        )
         serve(
             data or broker_data(settings),
             settings.broker_host,

@@ -107,6 +107,7 @@ class Settings:
     broker_tls_key: Path | None = _option(_path, None, "key of that certificate, a PEM file without a password")
     broker_require_tokens: bool = _option(_boolean, False, "the local broker asks for tokens on loopback, too")
     broker_grace_seconds: float = _option(_seconds, 10.0, "least time that leases outlive a restart of the broker")
+    broker_silence_seconds: float = _option(_seconds, 30.0, "time after which a silent client of the broker has gone")
     broker_metrics_port: int | None = _option(_whole(0, 65535), None, "port of the local broker's page for Prometheus")
     ui_host: str = _option(_text, "127.0.0.1", "address of the web page")
     ui_port: int = _option(_whole(0, 65535), 8640, "port of the web page")
@@ -137,8 +138,8 @@ class Settings:
     disk_reserve_bytes: int = _option(_size, 2**30, "a worker with less room than this takes nothing more")
     cache_bytes: int = _option(_size, 50 * 2**30, "environments and archives kept on a worker; the oldest go first")
     janitor_seconds: float = _option(_seconds, 300.0, "time between two rounds of a worker's janitor")
-    message_retention_seconds: float = _option(
-        _seconds, 604800.0, "time that queues keep a message; what has waited for half of it is queued again"
+    message_retention_seconds: float | None = _option(
+        _seconds, None, "time that queues keep a message, if it is less than the broker says or the broker cannot say"
     )
     forget_seconds: float = _option(_seconds, 86400.0, "a worker that was silent for so long is forgotten")
 

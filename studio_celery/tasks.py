@@ -13,7 +13,7 @@ from celery.worker.state import revoked as revoked_tasks
 
 from studio_celery.backend import StoreBackend
 from studio_celery.celery import app
-from studio_celery.control import stop, stop_soon
+from studio_celery.control import stop
 from studio_celery.errors import ExperimentFailed, StoreError, UnknownExperiment
 from studio_celery.experiment import new_id
 from studio_celery.submission.request import EXPERIMENT_TASK, lifetime_of, make_request, split_options
@@ -37,7 +37,7 @@ class ExperimentRequest(DeferrableRequest):
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """Stop the experiment; its owner sees it at the next heartbeat."""
-        stop_soon(self.task.app, [self.id])
+        self.task.app.control.stop_soon([self.id])
 
     def _success_was_stored(self) -> bool:
         """Never: the journal has its end before chords and chains are told, so a lost child is delivered again."""

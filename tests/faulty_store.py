@@ -247,12 +247,15 @@ class FaultyObjects(Objects):
     def put(self, key: str, data: bytes | Path) -> None:
         self._through("put", key, lambda: self._inner.put(key, data), data)
 
+    def put_durably(self, key: str, data: bytes) -> None:
+        self._through("put", key, lambda: self._inner.put_durably(key, data), data)
+
     def get_dated(self, key: str) -> tuple[bytes, float]:
         found: tuple[bytes, float] = self._through("get_dated", key, lambda: self._inner.get_dated(key))
         return found
 
-    def get_range(self, key: str, start: int, length: int) -> bytes:
-        return bytes(self._through("get_range", key, lambda: self._inner.get_range(key, start, length)))
+    def get_range(self, key: str, start: int, length: int, e_tag: str | None = None) -> bytes:
+        return bytes(self._through("get_range", key, lambda: self._inner.get_range(key, start, length, e_tag)))
 
     def stream(self, key: str) -> Iterator[bytes]:
         """Each piece is a call: it can break in the middle."""

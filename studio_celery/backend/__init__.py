@@ -14,6 +14,7 @@ Celery's own settings hold (`result_expires`, `result_serializer`, `result_compr
 
     poll_floor_seconds     first pause of a `.get()` between two looks (0.05)
     poll_ceiling_seconds   longest one (5); in between it is a tenth of the time already waited
+    late_message_seconds   how long a chord is remembered after its end, because messages may come late (31 days)
 
 Guarantee: a chord's body is published once, or, when the worker that does it dies at that moment, once more with the
 same id as soon as its message is delivered again.

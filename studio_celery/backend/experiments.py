@@ -15,7 +15,7 @@ from celery import states
 
 from studio_celery.errors import ExperimentFailed
 from studio_celery.experiment import Attempt, Status
-from studio_celery.journal import State
+from studio_celery.journal import Kind, State
 from studio_celery.overdue import settle
 from studio_celery.record import to_record
 from studio_celery.settings import Settings
@@ -103,7 +103,8 @@ class Experiments:
             return -math.inf
         entries = self._store.journal(task_id)
         entries.refresh()
-        return entries.entries[-1].stored_at if state.status.terminal else math.inf
+        end = next(entry for entry in reversed(entries.entries) if entry.kind is not Kind.REMOVED)
+        return end.stored_at if state.status.terminal else math.inf
 
     def meta(self, state: State, kept: Mapping[str, Any]) -> dict[str, Any]:
         """What Celery calls the task's meta; `kept` is what Celery itself knows: children, parent, group."""

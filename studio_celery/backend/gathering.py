@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+#: Objects that are asked for at a time, and number from which that is worth threads.
+FETCHERS, FETCH_TOGETHER = 16, 8
 
 #: Tasks that are looked at in one round: enough to be quick at the end, few enough to be cheap while nothing happens.
 #: While there are more, one listing of all results tells which of them are worth a look as well.
@@ -36,7 +43,7 @@ class Gathering:
     def round(self) -> list[tuple[str, dict[str, Any]]]:
         """(id, meta) of those found ready, each once."""
         asked = dict.fromkeys([*self._changed(), *self._next()])
-        metas = self._backend.together(self._look, list(asked))
+        metas = together(self._look, list(asked))
         found = [(i, meta) for i, meta in zip(asked, metas, strict=True) if meta is not None]
         for task_id, _ in found:
             self._waiting.discard(task_id)
@@ -74,3 +81,11 @@ class Gathering:
                 self._seen[task_id] = (item.modified, item.size)
                 changed.append(task_id)
         return changed
+
+
+def together(call: Callable[[T], U], items: Sequence[T]) -> list[U]:
+    """`call` for each, at the same time if they are many; results in order."""
+    if len(items) < FETCH_TOGETHER:
+        return [call(item) for item in items]
+    with ThreadPoolExecutor(FETCHERS, thread_name_prefix="results") as pool:
+        return list(pool.map(call, items))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from celery.result import GroupResult, result_from_tuple
 from celery.worker import state as worker_state
 
 from studio_celery.backend.chords import Census, Chord, part_index
+from studio_celery.backend.expiry import late_message_seconds
 from studio_celery.errors import StoreError
 from studio_celery.submission.request import EXPERIMENT_TASK
 
@@ -48,12 +50,23 @@ class Joiner:
         chord.return_part(request.id, _bytes(self._backend.encode(part)))
         census = chord.census()
         if not census.has_header and not chord.is_done:
+            if self._is_long_over(request):
+                logger.info("One more message of %s came: its chord %s is long over.", request.id, request.group)
+                return
             self._fail(request, ChordError(f"GroupResult {request.group} no longer exists"))
             chord.finish()
             return
         complete = chord.complete(census)
         if complete is not None and chord.claim(request.id):
             self._finish(chord, complete, request)
+
+    def _is_long_over(self, request: Any) -> bool:
+        """Whether this is an experiment that ended so long ago that its chord may have been forgotten since."""
+        if request.task != EXPERIMENT_TASK:
+            return False
+        settled_at = self._backend.settled_at(request.id)
+        late = late_message_seconds(self._backend)
+        return bool(math.isfinite(settled_at) and self._backend.store.now() - settled_at > late)
 
     def _finish(self, chord: Chord, census: Census, request: Any) -> None:
         """Publish the body, or tell it what went wrong; then nothing can publish it again."""
@@ -136,7 +149,8 @@ def insist(request: Any, call: Callable[[], Any]) -> Any:
         try:
             return call()
         except StoreError as exc:
-            stopping = worker_state.should_stop not in (None, False)
+            # The exit code it stops with, and 0 equals False.
+            stopping = worker_state.should_stop is not None and worker_state.should_stop is not False
             if getattr(request, "task", None) != EXPERIMENT_TASK or stopping:
                 raise
             logger.warning("The end of %s is told to the store again in %g s: %s", request.id, pause, exc)

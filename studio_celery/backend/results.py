@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -18,7 +17,7 @@ from kombu.utils.url import maybe_sanitize_url
 from studio_celery import settings as settings_module
 from studio_celery.backend.chords import Chord
 from studio_celery.backend.expiry import Cleaner
-from studio_celery.backend.gathering import ROUND, Gathering
+from studio_celery.backend.gathering import ROUND, Gathering, together
 from studio_celery.backend.joining import Joiner, insist
 from studio_celery.backend.keys import ROOT, path
 from studio_celery.backend.pace import Pace
@@ -35,9 +34,6 @@ EXPERIMENT = "experiment"
 
 #: Kept states that may be told of an experiment by somebody who did not know that it is one.
 _UNSURE = frozenset({states.PENDING, states.REVOKED, states.FAILURE})
-
-#: Objects that are fetched at a time, and number from which that is worth threads.
-FETCHERS, FETCH_TOGETHER = 16, 8
 
 
 class StoreBackend(KeyValueStoreBackend):
@@ -112,14 +108,7 @@ class StoreBackend(KeyValueStoreBackend):
                 return objects.get(key)
             return None
 
-        return dict(zip(paths, self.together(one, paths), strict=True))
-
-    def together(self, call: Any, items: Sequence[Any]) -> list[Any]:
-        """`call` for each, at the same time if they are many; results in order."""
-        if len(items) < FETCH_TOGETHER:
-            return [call(item) for item in items]
-        with ThreadPoolExecutor(FETCHERS, thread_name_prefix="results") as pool:
-            return list(pool.map(call, items))
+        return dict(zip(paths, together(one, paths), strict=True))
 
     def set(self, key: Any, value: Any) -> None:
         """Keep a value, bytes or text."""
@@ -195,6 +184,13 @@ class StoreBackend(KeyValueStoreBackend):
                 kept = {**meta, EXPERIMENT: True, "task_id": _text(task_id), "status": states.SUCCESS, "result": None}
                 self.set(self.get_key_for_task(task_id), self.encode(kept))
         return result
+
+    def mark_as_done(self, task_id: Any, result: Any, request: Any = None, store_result: bool = True, **kw: Any) -> Any:
+        """As Celery has it; of an experiment it is kept what was called, also where its result is not wanted."""
+        if getattr(request, "task", None) == EXPERIMENT_TASK and not request.is_eager:
+            # Else one more message would call everything again.
+            request.ignore_result, store_result = False, True
+        return super().mark_as_done(task_id, result, request, store_result, **kw)
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 

@@ -42,6 +42,11 @@ _FILE = click.Path(path_type=Path)
     type=click.FloatRange(0, 600),
     help="How long messages stay leased at least that were so when it ended. [env STUDIO_BROKER_GRACE_SECONDS]",
 )
+@click.option(
+    "--silence-seconds",
+    type=click.FloatRange(1, 3600),
+    help="After how long a client that does not answer has gone. [env STUDIO_BROKER_SILENCE_SECONDS]",
+)
 @click.option("--metrics-port", type=_PORT, help="Port of a page for Prometheus. [env STUDIO_BROKER_METRICS_PORT]")
 @click.pass_context
 @sentences

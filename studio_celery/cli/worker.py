@@ -9,6 +9,7 @@ import click
 from studio_celery.cli.edge import DEBUG, debug_option, sentences, setting_options
 from studio_celery.experiment import check_queue_name
 from studio_celery.units import parse_duration
+from studio_celery.worker.starting import starting
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,6 +33,7 @@ def worker(
     loglevel: str,
 ) -> None:
     """Run experiments from QUEUES on this machine."""
+    starting.hear()
     names = [check_queue_name(name) for name in (*queues, *more)]
     if not names:
         raise click.UsageError("Name at least one queue: studio-start-remote-worker QUEUE.")

@@ -9,11 +9,13 @@ What lies in `io` was written by somebody with the script's rights: it is never 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import signal
 import stat
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,9 @@ CARD_VARIABLES = ("NVIDIA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 
 #: Folders that the script may write to.
 WRITABLE = ("workspace", "artifacts", "home", "io")
+
+#: A folder may be removed under its child's creation so many times: clean-up does it once for each former attempt.
+MAKE_TRIES = 9
 
 #: File with the name of the site: out of reach of a script in a container.
 SITE = "site"
@@ -46,10 +51,19 @@ class Ending:
 def make(directory: Path, site: str) -> None:
     """Create what is missing of an attempt's folders, the empty log, and the name of the site where it will live."""
     for name in WRITABLE:
-        (directory / name).mkdir(parents=True, exist_ok=True)
+        _make_folder(directory / name)
     if not os.path.lexists(directory / "io" / "log"):
         (directory / "io" / "log").touch()
     (directory / SITE).write_text(site)
+
+
+def _make_folder(path: Path) -> None:
+    """Create it with its parents, also while the clean-up of a former attempt removes the one that they share."""
+    for _ in range(MAKE_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            path.mkdir(parents=True, exist_ok=True)
+            return
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def site_of(directory: Path) -> str | None:
@@ -67,13 +81,23 @@ def remove(directory: Path) -> None:
     """
     if not directory.is_dir():
         return
+    with contextlib.suppress(RecursionError):
+        _make_writable(directory)
+    try:
+        shutil.rmtree(directory, onerror=_unless_gone)
+    except (OSError, RecursionError) as exc:  # folders in folders, more of them than Python goes down
+        done = subprocess.run(["rm", "-rf", "--", directory], capture_output=True, text=True, env={"LC_ALL": "C"})
+        if done.returncode:
+            raise OSError(errno.ENOTEMPTY, done.stderr.strip().rpartition("\n")[2]) from exc
+
+
+def _make_writable(directory: Path) -> None:
     for folder, names, _ in os.walk(directory, onerror=None):
         for path in (f"{folder}/{name}" for name in names):
             with contextlib.suppress(OSError):
                 mode = os.lstat(path).st_mode
                 if stat.S_ISDIR(mode) and mode & 0o700 != 0o700:
                     Path(path).chmod(0o700)
-    shutil.rmtree(directory, onerror=_unless_gone)
 
 
 def _unless_gone(function: object, path: str, error: tuple[type[BaseException], BaseException, object]) -> None:
@@ -126,7 +150,7 @@ def script_variables(launch: Launch, artifacts: str, home: str, defaults: Mappin
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a file, or None while there is none that makes sense."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):  # the last: it is nested too deeply
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as file:
             data = json.loads(file.read(JSON_BYTES_MAX))

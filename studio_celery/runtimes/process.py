@@ -82,7 +82,11 @@ class ProcessRuntime:
             directory.write_command(launch, self._interpreter(launch))
             record = {**asdict(handle), "directory": str(launch.directory)}
             _write_record(launch.directory, record)
-            self._start_shim(launch)
+            try:
+                self._start_shim(launch)
+            except RuntimeFailure:
+                self.remove(handle)  # a shim that was slow may have started the script by now
+                raise
             # From now on only what is written here counts: `io` is the script's to write to.
             if identity := shim_of(handle):
                 _write_record(launch.directory, {**record, "shim": asdict(identity)})

@@ -161,6 +161,8 @@ class Script:
         self._wake = _wake_on_signals()
         self._watched = [self._wake, self._pipe]
         self.pid = 0
+        #: Kept, because it would reap the script in our place when it is thrown away.
+        self._child = None  # type: subprocess.Popen[bytes] | None
         self.terminated = False
         self._ended = False
 
@@ -169,6 +171,7 @@ class Script:
         out = self._pipe_end
         try:
             child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+            self._child = child
         except OSError as exc:
             command = argv[0].decode("utf-8", "replace")
             self._log.write("[studio] cannot start {}: {}\n".format(command, exc.strerror).encode())  # noqa: UP032
@@ -344,6 +347,13 @@ def detach(directory: Path) -> int:
     return ready_end
 
 
+def awaited(ready: int) -> bool:
+    """Whether the parent still waits for a byte: it is killed if that takes too long."""
+    poller = select.poll()
+    poller.register(ready, 0)
+    return not poller.poll(0)
+
+
 def main(arguments: "list[str]") -> int:
     """Run the command to its end; the exit code is the script's, or 128 + signal."""
     daemon = "--daemon" in arguments[:-1]
@@ -355,10 +365,13 @@ def main(arguments: "list[str]") -> int:
     reserved = reserve(directory)
     patience = Patience(log, float(options.get("--hold", "0")))
     script, started_at = Script(log, daemon, patience), utc_now()
+    if ready is not None and not awaited(ready):
+        sys.exit("[studio] The script was not started: nobody waits for it any more.")
     code = script.start(argv)
     if ready is not None:
         write_pid(directory, script.pid)
-        os.write(ready, b"1")
+        with contextlib.suppress(BrokenPipeError):  # given up just now: who did so ends us, or finds us by the pid
+            os.write(ready, b"1")
         os.close(ready)
     record = {"exit_code": code}
     if script.pid:

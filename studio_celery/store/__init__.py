@@ -6,7 +6,9 @@ Every key of the layout is written here and nowhere else.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,11 @@ from studio_celery.store.logs import LogReader, LogWriter
 from studio_celery.store.objects import Item, Objects
 
 __all__ = ["BLOB_REFRESH_SECONDS", "Item", "Journal", "LogReader", "LogWriter", "Objects", "Store"]
+
+logger = logging.getLogger(__name__)
+
+#: Objects that are read at a time: a store far away answers each after tens of milliseconds.
+READERS = 16
 
 #: A blob older than this is stored again by whoever needs it, seconds; half of what `studio gc` spares.
 BLOB_REFRESH_SECONDS = 12 * 3600.0
@@ -43,16 +50,18 @@ class Store:
     def submit(self, experiment: Experiment, by: str) -> Journal:
         """Record a new experiment; it stays `submitting` until `queued` is appended.
 
-        Submitting the same `Experiment` again finds its journal and changes nothing.
+        Submitting one of the same id again finds its journal and changes nothing, whatever the rest of it says.
         """
         journal = self.journal(experiment.id)
         journal.decide(Kind.SUBMITTED, by, experiment=experiment.to_dict())
-        self.objects.put(_marker_key(experiment), b"")
+        # Of what was recorded: another submission may be of another hour. What was removed has none.
+        if journal.state.experiment is not None and not journal.state.removed:
+            self.objects.create(_marker_key(journal.state.experiment), b"")
         return journal
 
     def put_message(self, experiment_id: str, message: bytes) -> None:
         """Keep the experiment's message, so that it can be sent again."""
-        self.objects.put(_message_key(experiment_id), message)
+        self.objects.put_durably(_message_key(experiment_id), message)
 
     def message(self, experiment_id: str) -> bytes:
         """What `put_message` kept; `KeyError` if there is none."""
@@ -120,12 +129,21 @@ class Store:
         return self.objects.head(key).modified
 
     def workers(self) -> list[Mapping[str, Any]]:
-        """What all workers wrote last, with `id` and `stored_at`."""
-        found: list[Mapping[str, Any]] = []
-        for item in self.objects.listing("workers"):
-            worker_id = item.key.rsplit("/", 1)[-1].removesuffix(".json")
-            found.append({**json.loads(self.objects.get(item.key)), "id": worker_id, "stored_at": item.modified})
-        return found
+        """What all workers wrote last, with `id` and `stored_at`; without one that leaves meanwhile."""
+        items = self.objects.listing("workers")
+        with ThreadPoolExecutor(READERS, thread_name_prefix="workers") as readers:
+            return [worker for worker in readers.map(self._worker, items) if worker is not None]
+
+    def _worker(self, item: Item) -> Mapping[str, Any] | None:
+        """What a listed worker wrote; None if it left meanwhile, or if that is not readable."""
+        worker_id = item.key.rsplit("/", 1)[-1].removesuffix(".json")
+        try:
+            return {**json.loads(self.objects.get(item.key)), "id": worker_id, "stored_at": item.modified}
+        except KeyError:
+            return None
+        except (ValueError, TypeError) as exc:
+            logger.warning("Worker %s is left out: what it wrote last is not readable (%s).", worker_id, exc)
+            return None
 
     def worker_times(self) -> dict[str, float]:
         """When each worker last wrote, by its id; store's clock."""

@@ -10,16 +10,13 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from studio_celery.errors import StoreError, StudioError
 from studio_celery.store.objects import Item, Objects, runs_elsewhere
-
-#: Bytes of an object that is read in pieces.
-PIECE_BYTES = 8 * 2**20
 
 
 def open_objects(url: str) -> Objects:
@@ -34,7 +31,7 @@ class ForkedObjects(Objects):
         super().__init__(url)
         self._helper = _helper(os.getpid())
 
-    def _open(self) -> Any:
+    def _open(self, times: Any) -> Any:
         return None
 
     def _ask(self, method: str, *args: Any) -> Any:
@@ -48,20 +45,18 @@ class ForkedObjects(Objects):
         """As `Objects.put`."""
         self._ask("put", key, data)
 
+    def put_durably(self, key: str, data: bytes) -> None:
+        """As `Objects.put_durably`."""
+        self._ask("put_durably", key, data)
+
     def get_dated(self, key: str) -> tuple[bytes, float]:
         """As `Objects.get_dated`."""
         found: tuple[bytes, float] = self._ask("get_dated", key)
         return found
 
-    def get_range(self, key: str, start: int, length: int) -> bytes:
+    def get_range(self, key: str, start: int, length: int, e_tag: str | None = None) -> bytes:
         """As `Objects.get_range`."""
-        return bytes(self._ask("get_range", key, start, length))
-
-    def stream(self, key: str) -> Iterator[bytes]:
-        """As `Objects.stream`."""
-        size = self.head(key).size
-        for start in range(0, size, PIECE_BYTES):
-            yield self.get_range(key, start, min(PIECE_BYTES, size - start))
+        return bytes(self._ask("get_range", key, start, length, e_tag))
 
     def head(self, key: str) -> Item:
         """As `Objects.head`."""

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from studio_celery.errors import StoreError
+from studio_celery.errors import StoreError, Unreadable
 from studio_celery.experiment import utc_now
 from studio_celery.journal import Entry, Kind, NotAllowed, State, fold
 from studio_celery.store.objects import Objects
@@ -27,11 +27,22 @@ class Journal:
         self.entries: list[Entry] = []
 
     def refresh(self) -> State:
-        """Read and fold the entries that were added; the state after them."""
+        """Read and fold the entries that were added; the state after them.
+
+        `Unreadable` if the store holds what is no entry or cannot follow; `NewerSchema` if a newer version wrote it.
+        """
         while (entry := self._read(self.state.seq + 1)) is not None:
-            self.state = fold(self.state, entry)
+            try:
+                self.state = fold(self.state, entry)
+            except (NotAllowed, KeyError, TypeError, ValueError, AttributeError) as exc:
+                raise _unreadable(self._key(self.state.seq + 1), exc) from exc
             self.entries.append(entry)
         return self.state
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the store has any of it now; nothing is read."""
+        return self._objects.exists(self._key(1))
 
     def append(self, kind: Kind, by: str, **data: Any) -> State | None:
         """Write the next entry; None if somebody else's came first: read on and decide again.
@@ -75,14 +86,19 @@ class Journal:
             body, modified = self._objects.get_dated(key)
         except KeyError:
             return None
-        return Entry.from_dict(_parse(key, body), stored_at=modified)
+        try:
+            return Entry.from_dict(_parse(body), stored_at=modified)
+        except (ValueError, KeyError, TypeError) as exc:
+            raise _unreadable(key, exc) from exc
 
 
-def _parse(key: str, body: bytes) -> Mapping[str, Any]:
-    try:
-        data = json.loads(body)
-    except ValueError as exc:
-        raise StoreError(f"The store holds {key}, which is not readable: {exc}. Restore it from a backup.") from exc
+def _parse(body: bytes) -> Mapping[str, Any]:
+    data = json.loads(body)
     if not isinstance(data, dict):
-        raise StoreError(f"The store holds {key}, which is not a journal entry. Restore it from a backup.")
+        raise TypeError("it is not a journal entry")
     return data
+
+
+def _unreadable(key: str, exc: Exception) -> Unreadable:
+    reason = f"{exc} is missing" if isinstance(exc, KeyError) else str(exc).rstrip(".")
+    return Unreadable(f"The store holds {key}, which is not readable: {reason}. Restore it from a backup.")

@@ -100,6 +100,7 @@ class LogWriter:
         #: Parts of the growing chunk, and of chunks that are stored whole by now.
         self._parts: set[str] = set()
         self._litter: set[str] = set()
+        self._told_of_hole = False
         #: Bytes of the attempt's output that are in the store.
         self.offset = offset
 
@@ -112,13 +113,14 @@ class LogWriter:
         """Store what `source` has beyond `offset` now; the number of bytes. Nothing advances when the store fails.
 
         It ends early once `limit` bytes are reached: who copies a file that grows fast has other things to do.
+        A hole is where the file ends: output is only ever appended, so the script made it (`os.truncate`).
         """
         descriptor = _open(source)
         if descriptor is None:
             return 0
         begun = self.offset
         try:
-            size = os.fstat(descriptor).st_size
+            size = self._written(descriptor, source)
             self._sweep()
             while self.offset < size and (limit is None or self.offset - begun < limit):
                 if not self._step(descriptor, size):
@@ -126,6 +128,17 @@ class LogWriter:
         finally:
             os.close(descriptor)
         return self.offset - begun
+
+    def _written(self, descriptor: int, source: Path) -> int:
+        """Bytes up to the end of the file, or to the first hole in what is still needed of it."""
+        size = os.fstat(descriptor).st_size
+        hole = min(size, _hole(descriptor, self.needed_from)) if size > self.needed_from else size
+        if hole < size and not self._told_of_hole:
+            self._told_of_hole = True
+            logger.warning(
+                "%s has a hole from byte %d to %d, which the script made: its output ends there.", source, hole, size
+            )
+        return hole
 
     def _step(self, descriptor: int, size: int) -> bool:
         """Store a whole chunk, or a part of it; False if the file has become shorter than it was."""
@@ -164,6 +177,17 @@ def _open(source: Path) -> int | None:
             raise
         logger.warning("%s was replaced by a link: its output is not read.", source)
         return None
+
+
+def _hole(descriptor: int, begin: int) -> int:
+    """First byte from `begin` on that was never written; where the file system cannot tell, the end of the file."""
+    try:
+        return os.lseek(descriptor, begin, os.SEEK_HOLE)
+    except OSError as exc:
+        # It has become shorter meanwhile, or has no such thing.
+        if exc.errno not in (errno.ENXIO, errno.EINVAL):
+            raise
+        return os.fstat(descriptor).st_size
 
 
 def _read(descriptor: int, begin: int, length: int) -> bytes:

@@ -53,11 +53,16 @@ class Broker:
             self._app.amqp.send_task_message(producer, EXPERIMENT_TASK, made, queue=queue, **message.options)
 
     @property
-    def retention_seconds(self) -> float | None:
-        """For how long a queue keeps a message, where the configuration of its transport says it."""
-        options = self._app.conf.broker_transport_options or {}
-        found = options.get("retention_seconds")
-        return None if found is None else float(found)
+    def consumed(self) -> tuple[str, ...]:
+        """The queues that this process takes messages from."""
+        return tuple(self._app.amqp.queues.consume_from)
+
+    def retention_seconds(self, queue: str) -> float | None:
+        """For how long a queue keeps a message; None where that cannot be asked, as of a broker that drops none."""
+        with self._sentences(), self._app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=self._connect_seconds)
+            ask = getattr(connection.connection, "retention_seconds", None)
+            return float(ask(queue)) if ask else None
 
     @contextmanager
     def _sentences(self) -> Iterator[None]:

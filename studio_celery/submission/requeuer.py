@@ -6,11 +6,11 @@ links, chains and chords go on. One message too many does no harm.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from studio_celery.catalog import Found
-from studio_celery.errors import CannotRequeue, MessageLost
+from studio_celery.catalog import Catalog
+from studio_celery.errors import CannotRequeue, MayNotPublish, MessageLost
 from studio_celery.journal import Kind, refuses_requeue
 from studio_celery.store import Journal, Store
 from studio_celery.submission.broker import Broker
@@ -49,19 +49,20 @@ class Requeuer:
         self._broker.publish_again(self._message(experiment.id), experiment.queue)
         journal.decide(Kind.QUEUED, self._by, again=True, reason=reason)
 
-    def requeue_all(self, found: Iterable[Found], reason: str, queue: str | None) -> Iterator[Requeued]:
-        """The same for those that have not ended; one whose message is missing costs none of the others."""
-        for each in found:
+    def requeue_all(self, catalog: Catalog, reason: str, queue: str | None) -> Iterator[Requeued]:
+        """The same for those that have not ended; one that cannot be read or sent costs none of the others."""
+        for each in catalog.all():
             experiment = each.state.experiment
             elsewhere = experiment and queue not in (None, experiment.queue)
             if each.journal is None or elsewhere or refuses_requeue(each.journal.refresh()):
                 continue
             try:
                 self.requeue(each.journal, reason)
-            except MessageLost as exc:
-                yield Requeued(each.id, str(exc))
+            except (MessageLost, MayNotPublish) as exc:
+                yield Requeued(each.id, str(exc) if each.id in str(exc) else f"{each.id}: {exc}")
             else:
                 yield Requeued(each.id)
+        yield from (Requeued(key, f"{key}: {problem}") for key, problem in catalog.problems.items())
 
     def _message(self, experiment_id: str) -> Message:
         try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 
 from studio_celery.errors import RuntimeFailure, StoreError, WorkspaceError
 from studio_celery.experiment import Experiment
@@ -22,7 +22,7 @@ from studio_celery.supervisor.ledger import Detached, Ledger
 from studio_celery.supervisor.premises import Premises
 from studio_celery.supervisor.preparation import Preparation
 from studio_celery.supervisor.spool import Spool
-from studio_celery.supervisor.verdict import Verdict, judge
+from studio_celery.supervisor.verdict import Verdict, judge, released
 from studio_celery.supervisor.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -87,10 +87,8 @@ class AttemptRun:
 
     def _abandon(self, reason: str) -> None:
         """Give up an attempt because of a defect of ours: nothing of it runs on, and others may try."""
-        while not self._put_down():
-            if self._detaching.wait(self._settings.poll_seconds):
-                raise Detached
-        self._append(_released("internal", reason))
+        self._put_down()
+        self._append(released("internal", reason))
         self._clear(None)
 
     # -- before the script -----------------------------------------------------------------------------------------
@@ -107,9 +105,9 @@ class AttemptRun:
         except WorkspaceError as exc:
             self._end(Verdict(Kind.FAILED, {"reason": str(exc)}))
         except StoreError as exc:
-            self._end(_released("store", str(exc)))
+            self._end(released("store", str(exc)))
         except OSError as exc:
-            self._end(_released("disk", f"the worker's disk: {exc.strerror or exc}"))
+            self._end(released("disk", f"the worker's disk: {exc.strerror or exc}"))
         else:
             self._note_start(handle)
             return handle
@@ -137,7 +135,7 @@ class AttemptRun:
                 raise Cancellation
             self._premises.put_down_former()
             self._watch.tell("running")
-            return self._runtime.start(launch)
+            return self._premises.start(launch)
 
     def _note_start(self, handle: Handle) -> None:
         """Record the start. The script runs already, so whatever the store answers, it is looked after from here on."""
@@ -151,7 +149,7 @@ class AttemptRun:
         if self._watch.stop_requested_by:
             self._end(Verdict(Kind.STOPPED, {"reason": f"stopped by {self._watch.stop_requested_by}"}))
         elif self._detaching.is_set() and not self._watch.superseded:
-            self._end(_released("worker", "the worker was stopped before the script had started"))
+            self._end(released("worker", "the worker was stopped before the script had started"))
             raise Detached
         self._clear(None)
 
@@ -160,19 +158,25 @@ class AttemptRun:
         if failure.release_class is None:
             self._end(Verdict(Kind.FAILED, {"reason": str(failure)}))
         else:
-            self._end(_released(failure.release_class, str(failure)))
+            self._end(released(failure.release_class, str(failure)))
 
     def _end(self, verdict: Verdict) -> None:
         """End an attempt whose script was not seen to run; what was written by then is kept as its log."""
-        # A start that seemed to fail may have succeeded after all.
-        self._put_down()
-        self._copy_log(self._log_writer(), self._premises.directory / "io" / "log")
+        if self._premises.asked:  # a start that seemed to fail may have succeeded after all
+            self._put_down()
+        writer = self._log_writer()
+        self._ledger.until_stored(lambda: writer.copy(self._premises.directory / "io" / "log"))
         self._append(verdict)
         self._clear(None)
 
-    def _put_down(self) -> bool:
-        """See to it that nothing of it lives, unless it is another owner's by now; False if the engine is away."""
-        return self._handed_over or self._premises.put_down()
+    def _put_down(self) -> None:
+        """Until nothing of it lives, or it is another owner's: while the engine is away, nobody else may begin it."""
+        self._until(self._premises.put_down)
+
+    def _until(self, done: Callable[[], bool]) -> None:
+        while not (self._handed_over or done()):
+            if self._detaching.wait(self._settings.poll_seconds):
+                raise Detached
 
     @property
     def _handed_over(self) -> bool:
@@ -259,14 +263,13 @@ class AttemptRun:
                 raise Detached
         copier.check()
 
-    def _copy_log(self, writer: LogWriter, log: Path) -> None:
-        self._ledger.until_stored(lambda: writer.copy(log))
-
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def _finish(self, handle: Handle, verdict: Verdict | None) -> None:
         if verdict is not None:
             if verdict.ends:
+                # Its end is what a file says that the script can write, too: what lives on could exchange its files.
+                self._until(lambda: self._premises.silence(handle))
                 self._watch.tell("uploading")
                 kept = self._keep(handle)
                 verdict.data["artifacts"] = kept.summary
@@ -293,7 +296,3 @@ class AttemptRun:
     def _clear(self, handle: Handle | None) -> None:
         if not self._handed_over:
             self._premises.clear(handle)
-
-
-def _released(release_class: str, reason: str) -> Verdict:
-    return Verdict(Kind.RELEASED, {"class": release_class, "reason": reason})

@@ -76,7 +76,7 @@ class Copier:
     def _copy_all(self) -> None:
         while not self._left.is_set():
             ended = self._ended.is_set()  # asked before the file is: so it is whole
-            more = self._copy()
+            more = self._copy(free=not ended)
             if self._failures:
                 pause = min(self._retry_seconds, self._look_seconds * 2.0 ** min(self._failures, 30))
                 if self._error is not None and ended and self._failures >= TRIES_AT_END:
@@ -87,11 +87,15 @@ class Copier:
             elif not more:
                 self._wake.wait(self._look_seconds)
 
-    def _copy(self) -> bool:
-        """Copy up to a chunk, and free what is stored; whether there may be more already."""
+    def _copy(self, *, free: bool) -> bool:
+        """Copy up to a chunk, and free what is stored, if wanted; whether there may be more already.
+
+        Who writes no more needs no room: the whole file goes soon, and no trouble with a part of it matters.
+        """
         try:
             copied = self._writer.copy(self._log, LAST_CHUNK)
-            self._spool.free(self._log, self._writer.needed_from)
+            if free:
+                self._spool.free(self._log, self._writer.needed_from)
         except (StoreError, OSError) as exc:
             self._failures += 1
             self._error = exc if isinstance(exc, OSError) else None

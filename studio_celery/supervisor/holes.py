@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import tempfile
 from functools import cache
@@ -28,11 +29,14 @@ def possible(directory: Path) -> bool:
         file.flush()
         try:
             punch(file.fileno(), 65536)
-        except (OSError, AttributeError):
+        except OSError:
             return False
     return True
 
 
 @cache
 def _fallocate() -> ctypes._NamedFuncPointer:
-    return ctypes.CDLL(None, use_errno=True).fallocate
+    try:
+        return ctypes.CDLL(None, use_errno=True).fallocate
+    except AttributeError as exc:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP)) from exc

@@ -8,10 +8,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
+from studio_celery.errors import StoreRefusal
 from studio_celery.experiment import Capture
 from studio_celery.store import Store
+from studio_celery.supervisor.leftovers import Leftover
 
 logger = logging.getLogger(__name__)
 
@@ -19,33 +21,34 @@ logger = logging.getLogger(__name__)
 LOOSE_FILES = "output"
 
 
-def collect(artifacts: Path, workspace: Path, captures: tuple[Capture, ...]) -> Iterator[tuple[str, str, Path]]:
+def collect(artifacts: Path, workspace: Path, captures: tuple[Capture, ...]) -> Iterator[tuple[str, str, Leftover]]:
     """(tag, path below the tag, file) of all that is to be kept. Links are not followed: they could lead anywhere."""
-    for path in _files(artifacts):
-        parts = path.relative_to(artifacts).parts
-        tag, rest = (parts[0], parts[1:]) if len(parts) > 1 else (LOOSE_FILES, parts)
-        yield tag, "/".join(rest), path
+    for file in Leftover(artifacts).files():
+        tag, rest = (file.parts[0], file.parts[1:]) if len(file.parts) > 1 else (LOOSE_FILES, file.parts)
+        yield tag, "/".join(rest), file
     for capture in captures:
         yield from _captured(workspace, capture)
 
 
-def _captured(workspace: Path, capture: Capture) -> Iterator[tuple[str, str, Path]]:
-    source = workspace / capture.path
-    if not source.resolve().is_relative_to(workspace.resolve()):
+def _captured(workspace: Path, capture: Capture) -> Iterator[tuple[str, str, Leftover]]:
+    """What was named lies in the workspace, and a link in its name leads to a folder of the workspace."""
+    named, base = os.path.join(workspace, capture.path), Path(os.path.realpath(workspace))  # noqa: PTH118
+    found = Path(os.path.realpath(named))
+    if not found.is_relative_to(base):
         return
-    if source.is_dir():
-        for path in _files(source):
-            yield capture.tag, path.relative_to(source).as_posix(), path
-    elif source.is_file() and not source.is_symlink():
-        yield capture.tag, source.name, source
-
-
-def _files(directory: Path) -> Iterator[Path]:
-    for folder, _, names in sorted(os.walk(directory)):
-        for name in sorted(names):
-            path = Path(folder) / name
-            if path.is_file() and not path.is_symlink():
-                yield path
+    source = Leftover(base, found.relative_to(base).parts)
+    try:
+        is_folder = source.is_folder()
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        logger.warning("The captured %r cannot be read: %s.", capture.path, exc.strerror)
+        return
+    if is_folder:
+        for file in source.files():
+            yield capture.tag, "/".join(file.parts[len(source.parts) :]), file
+    elif not os.path.islink(named):  # noqa: PTH114
+        yield capture.tag, found.name, source
 
 
 @dataclass
@@ -53,7 +56,7 @@ class Kept:
     """What was stored, and what could not be."""
 
     totals: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
-    #: `<tag>/<path>` of files that the worker may not read, or whose place another file has.
+    #: `<tag>/<path>` of files that the worker may not read, whose place is taken, or that the store can never hold.
     left_out: list[str] = field(default_factory=list)
     _taken: set[str] = field(default_factory=set)
     _folders: set[str] = field(default_factory=set)
@@ -77,7 +80,7 @@ def keep(
     store: Store,
     experiment_id: str,
     attempt: int,
-    found: Iterator[tuple[str, str, Path]],
+    found: Iterator[tuple[str, str, Leftover]],
     *,
     until_stored: Callable[[Callable[[], int | None]], int | None],
 ) -> Kept:
@@ -86,13 +89,20 @@ def keep(
     for tag, path, source in found:
         key = f"{tag}/{path}"
 
-        def put(tag: str = tag, path: str = path, source: Path = source) -> int | None:
-            size = _size(source)
-            if size is not None:
-                store.put_artifact(experiment_id, attempt, tag, path, source)
-            return size
+        def put(tag: str = tag, path: str = path, source: Leftover = source) -> int | None:
+            file = _opened(source)
+            if file is None:
+                return None
+            with file:
+                try:
+                    # By the name of the descriptor it is this very file, whatever lies at its path by now.
+                    store.put_artifact(experiment_id, attempt, tag, path, Path(f"/dev/fd/{file.fileno()}"))
+                except StoreRefusal as exc:
+                    logger.warning("Experiment %s: %s", experiment_id, exc)
+                    return None
+                return os.fstat(file.fileno()).st_size
 
-        size = until_stored(put) if _size(source) is not None and kept.take(key) else None
+        size = until_stored(put) if _readable(source) and kept.take(key) else None
         if size is None:
             logger.warning("Experiment %s: the artifact %r is left out.", experiment_id, key)
             kept.left_out.append(key.encode("utf-8", "backslashreplace").decode())
@@ -102,11 +112,17 @@ def keep(
     return kept
 
 
-def _size(source: Path) -> int | None:
-    """Bytes of a file, None if it cannot be read: that is not the store's fault, and does not pass."""
+def _opened(source: Leftover) -> BinaryIO | None:
+    """The file, None if it cannot be read: that is not the store's fault, and does not pass."""
     try:
-        with source.open("rb") as file:
-            return os.fstat(file.fileno()).st_size
+        return source.open()
     except OSError as exc:
-        logger.warning("%r cannot be read: %s.", str(source), exc.strerror)
+        logger.warning("%r cannot be read: %s.", source.name, exc.strerror)
         return None
+
+
+def _readable(source: Leftover) -> bool:
+    file = _opened(source)
+    if file is not None:
+        file.close()
+    return file is not None

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from studio_celery.errors import StoreError
+from studio_celery.errors import StoreError, StoreRefusal
 from studio_celery.experiment import Attempt
 from studio_celery.journal import Kind, Standing, State, standing
 from studio_celery.store import Journal
@@ -69,10 +69,15 @@ class Ledger:
         return self.until_stored(lambda: self._journal.decide(kind, self._worker_id, epoch=epoch, **data))
 
     def until_stored(self, write: Callable[[], T]) -> T:
-        """Do it again until the store takes it: an end that was not written has not happened."""
+        """Do it again until the store takes it: an end that was not written has not happened.
+
+        `StoreRefusal` if it never will.
+        """
         while True:
             try:
                 return write()
+            except StoreRefusal:
+                raise
             except StoreError as exc:
                 logger.warning("Experiment %s: %s It is tried again.", self._journal.experiment_id, exc)
             if self._detaching.wait(self._interval_seconds):

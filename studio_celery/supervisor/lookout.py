@@ -43,7 +43,7 @@ class Lookout:
         assert state.experiment is not None
         sign = sign_of_life(live, self._store.heartbeat_modified(state.experiment.id, live.number))
         return Observation(
-            # Who was away itself waits the whole patience anew: the owner may have been away for the same reason.
+            # Who was away itself, or has just begun, waits the whole patience anew: the owner may have been away, too.
             heartbeat_age_seconds=max(0.0, now - max(sign, self._pulse.steady_since)),
             run_seconds=max(0.0, sign - live.claimed_stored_at),
             age_seconds=age,

@@ -32,6 +32,11 @@ class Places:
                 self.allowance = None if self.allowance is None else self.allowance - 1
             return free
 
+    def take_back(self) -> None:
+        """The attempt for which a place was taken was not begun: another one may be, in its stead."""
+        with self._lock:
+            self.allowance = None if self.allowance is None else self.allowance + 1
+
     def take_anyway(self) -> None:
         """Take one for an attempt that runs already and is adopted, whether or not there is room."""
         with self._lock:

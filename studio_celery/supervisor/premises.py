@@ -7,7 +7,7 @@ from pathlib import Path
 
 from studio_celery.errors import RuntimeFailure
 from studio_celery.runtimes import directory
-from studio_celery.runtimes.contract import Handle, Runtime, find_attempt
+from studio_celery.runtimes.contract import Handle, Launch, Runtime, find_attempt
 
 logger = logging.getLogger(__name__)
 
@@ -19,10 +19,17 @@ class Premises:
         self.directory = home / "run" / experiment_id / str(attempt)
         #: Something of the attempt was found here, whether or not its start was seen to succeed.
         self.began = False
+        #: The runtime was asked to start it; from then on the runtime alone knows whether anything of it lives.
+        self.asked = False
         self._runtime = runtime
         self._experiment_id = experiment_id
         self._attempt = attempt
         self._grace_seconds = grace_seconds
+
+    def start(self, launch: Launch) -> Handle:
+        """Start it; after any error something of it may live nevertheless."""
+        self.asked = True
+        return self._runtime.start(launch)
 
     def put_down(self) -> bool:
         """See to it that nothing of this attempt lives, whoever has its handle; False if the engine is away."""
@@ -32,6 +39,15 @@ class Premises:
                 self._end(handle)
         except RuntimeFailure as exc:
             logger.warning("Experiment %s: %s", self._experiment_id, exc)
+            return False
+        return True
+
+    def silence(self, handle: Handle) -> bool:
+        """See to it that nothing of it runs, though it said that it has ended; False if the engine is away."""
+        try:
+            self._runtime.stop(handle, self._grace_seconds)
+        except RuntimeFailure as exc:
+            logger.warning("Experiment %s: %s Its files are kept later.", self._experiment_id, exc)
             return False
         return True
 

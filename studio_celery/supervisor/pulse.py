@@ -29,7 +29,7 @@ class Pulse:
         self._facts = facts
         self._interval = interval_seconds
         self._started_at = utc_now()
-        #: Since when this worker has beaten without a gap, store's clock: before that it may have missed others'.
+        #: Since when this worker has beaten without a gap, store's clock: what was before, it does not know.
         self.steady_since = 0.0
         self._latest = 0.0
         self._over = threading.Event()
@@ -39,7 +39,9 @@ class Pulse:
         """Write now; the store's time."""
         facts = {**self._facts(), "started_at": self._started_at, "at": utc_now()}
         now = self._store.write_worker(self._identity.id, facts)
-        if self._latest and now - self._latest > BEATS_MISSED * self._interval:
+        if not self._latest:
+            self.steady_since = now
+        elif now - self._latest > BEATS_MISSED * self._interval:
             logger.warning("This worker was away from the store, or stood still, for %.0f s.", now - self._latest)
             self.steady_since = now
         self._latest = now

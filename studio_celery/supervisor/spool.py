@@ -37,19 +37,27 @@ class Spool:
         self._directory = directory
         self._journal = journal
         self._attempt = attempt
-        self._freed = 0
+        #: First byte that was not to be freed when that was tried last.
+        self._tried = 0
+        self._refused = False
 
     def free(self, log: Path, end: int) -> None:
         """Give what the file has before byte `end` back to the disk, if the attempt is still ours.
 
-        `StoreError` if that cannot be found out. What is not freed now is freed the next time.
+        `StoreError` if that cannot be found out. What is not freed now is freed the next time: a disk that refuses is
+        told once, and is no reason not to go on.
         """
-        if end - self._freed < self._least_bytes or not holes.possible(self._directory.parents[1]):
+        if end - self._tried < self._least_bytes:
             return
-        with _locked(self._directory, fcntl.LOCK_NB) as held:
-            if held and self._is_ours():
-                _punch(log, end)
-                self._freed = end
+        try:
+            with _locked(self._directory, fcntl.LOCK_NB) as held:
+                if held and self._is_ours():
+                    self._tried = end
+                    _punch(log, end)
+        except OSError as exc:
+            if not self._refused:
+                logger.warning("%s keeps what is stored already: %s.", log, exc.strerror)
+            self._refused, self._tried = True, end
 
     def _is_ours(self) -> bool:
         now = standing(self._journal.refresh(), self._attempt.number, self._attempt.epoch)
@@ -84,13 +92,10 @@ def _locked(directory: Path, flag: int) -> Iterator[bool]:
 
 def _punch(log: Path, end: int) -> None:
     """Only a plain file that has no other name: what is in its directory was put there by the script's user."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        descriptor = os.open(log, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            found = os.fstat(descriptor)
-            if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
-                holes.punch(descriptor, end)
-        finally:
-            os.close(descriptor)
-    except OSError as exc:
-        logger.warning("%s keeps what is stored already: %s.", log, exc.strerror)
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+            holes.punch(descriptor, end)
+    finally:
+        os.close(descriptor)

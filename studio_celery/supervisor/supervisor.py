@@ -163,15 +163,20 @@ class Supervisor:
             self.places.give_back()
 
     def _claim_in_place(self, journal: Journal, experiment: Experiment, number: int) -> Deferred | None:
-        cards = self.cards.reserve(experiment.resources.gpus, self._cards_in_use) if experiment.resources.gpus else None
-        if experiment.resources.gpus and cards is None:
-            return self._deferrals.defer(experiment.id, f"needs {experiment.resources.gpus} cards, fewer are free now")
+        wanted, claimed = experiment.resources.gpus, False
+        cards = None
         try:
+            cards = self.cards.reserve(wanted, self._cards_in_use) if wanted else None
+            if wanted and cards is None:
+                return self._deferrals.defer(experiment.id, f"needs {wanted} cards, fewer are free now")
             data = {"attempt": number, "host": self.identity.host, "gpus": list(cards.ids) if cards else []}
-            if _try(journal, Kind.CLAIMED, self.identity.id, **data):
+            claimed = _try(journal, Kind.CLAIMED, self.identity.id, **data)
+            if claimed:
                 self._deferrals.forget(experiment.id)
                 self._look_after(journal, cards, None)
         finally:
+            if not claimed:
+                self.places.take_back()
             if cards:
                 cards.release()
         return self._after_release(journal)

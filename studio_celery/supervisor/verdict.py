@@ -24,6 +24,11 @@ class Verdict:
         return self.kind not in (Kind.LOST, Kind.RELEASED)
 
 
+def released(release_class: str, reason: str) -> Verdict:
+    """Given back, for no fault of the script's."""
+    return Verdict(Kind.RELEASED, {"class": release_class, "reason": reason})
+
+
 def describe(exit: Exit, experiment: Experiment) -> str:
     """How the script ended, in words; empty for exit code 0."""
     if exit.out_of_memory:

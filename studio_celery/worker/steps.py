@@ -20,6 +20,7 @@ from celery.worker import state
 from studio_celery.celery import app
 from studio_celery.errors import StudioError
 from studio_celery.worker.departure import Departure
+from studio_celery.worker.starting import starting
 
 if TYPE_CHECKING:
     from studio_celery.supervisor import Supervisor
@@ -42,6 +43,7 @@ LIMIT_INTERVAL = 0.5
 @celeryd_init.connect(weak=False)
 def preflight(sender: Any = None, conf: Any = None, options: Any = None, **_: Any) -> None:
     """Refuse to start a worker that could run nothing, in one sentence; settle how much it does at a time."""
+    starting.hear()
     from studio_celery.gpus import Cards
     from studio_celery.runtimes import make_runtime
     from studio_celery.settings import make_home

@@ -273,6 +273,33 @@ def test_a_worker_begins_anew_at_sighup_and_adopts_what_it_left(process_studio: 
     assert worker.poll() is None
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [("studio-start-remote-worker", "q"), ("celery", "-A", "studio_celery", "worker", "-Q", "q")],
+    ids=["ours", "celerys"],
+)
+def test_a_worker_that_starts_outlives_a_reload_and_obeys_a_stop(process_studio: Studio, argv: tuple[str, ...]) -> None:
+    studio = process_studio
+    studio.broker()
+    (studio.work / "hang.py").write_text(
+        "import pathlib, time\n"
+        "studio_project = 'x'\n"
+        "from studio_celery.client import Client\n"
+        "from studio_celery.store import Store\n"
+        "def hanging(self):\n"
+        "    pathlib.Path('here').touch()\n"
+        "    time.sleep(600)\n"
+        "Client.check_broker = Store.check = hanging\n"
+    )
+    worker = studio.start(*argv, STUDIO_CONFIG="hang.py")
+    wait_for("its first question", (studio.work / "here").exists)
+    worker.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        worker.wait(0.5)
+    worker.send_signal(signal.SIGQUIT)
+    assert worker.wait(20) == 0
+
+
 def test_a_worker_that_leaves_does_not_wait_for_what_does_not_answer(process_studio: Studio) -> None:
     """Its store hangs, and so does every thread that asks it: the process is gone all the same, with exit code 0."""
     studio = process_studio

@@ -12,6 +12,7 @@ import pytest
 from faulty_store import Chance, Fault, Faults, faulty_store
 from studio import alive, quick_settings, read_log, submit, wait_for
 
+from studio_celery.errors import StoreError
 from studio_celery.experiment import Capture, Status
 from studio_celery.journal import Kind
 from studio_celery.runtimes import make_runtime
@@ -164,7 +165,8 @@ def test_a_file_that_vanishes_or_cannot_be_read_is_left_out_and_hangs_nothing(be
 
     def vanishing(experiment_id: str, attempt: int, tag: str, path: str, file: Path) -> None:
         if path == "b":
-            file.unlink()
+            file.resolve().unlink()
+            raise StoreError("The store does not answer.")
         first(experiment_id, attempt, tag, path, file)
 
     bench.worker.store.put_artifact = vanishing  # type: ignore[method-assign]
@@ -174,6 +176,28 @@ def test_a_file_that_vanishes_or_cannot_be_read_is_left_out_and_hangs_nothing(be
     kept = {item.key for item in bench.store.artifact_files(one, 1)}
     assert {"all/a", "all/c"} <= kept
     assert "all/b" not in kept
+
+
+def test_a_log_without_end_and_a_name_that_no_store_holds_keep_no_attempt_alive(bench: Bench) -> None:
+    """A script may do both to its own files; neither may hold its worker for ever, nor fill the store."""
+    source = (
+        "import os, time\n"
+        "folder = os.environ['STUDIO_ARTIFACTS']\n"
+        "log = os.path.join(folder, '..', 'io', 'log')\n"
+        "for name in ('a', 'n' * 254): open(os.path.join(folder, name), 'w').close()\n"
+        "print('said', flush=True)\n"
+        "while not os.path.getsize(log): time.sleep(0.01)\n"
+        "os.truncate(log, 1 << 30)\n"
+    )
+    state = bench.ended(one := bench.run(source))
+    assert (state.status, len(state.attempts)) == (Status.FINISHED, 1)
+    output = read_log(bench.store, one)
+    assert output.rstrip(b"\0") == b"said\n"
+    assert len(output) < MIB
+    journal = bench.store.journal(one)
+    journal.refresh()
+    assert journal.entries[-1].data["left_out"] == ["output/" + "n" * 254]
+    assert [item.key for item in bench.store.artifact_files(one, 1)] == ["output/a"]
 
 
 def test_random_faults_cost_no_output_and_make_one_end(bench: Bench) -> None:

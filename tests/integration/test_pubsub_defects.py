@@ -149,6 +149,15 @@ def test_04_a_message_is_kept_for_as_long_as_the_server_can(broker: Broker, requ
     found = broker.pubsub.subscriber.get_subscription(subscription=broker.pubsub.subscription("celery-gpu"))
     is_emulator = "emulator" in request.node.name
     assert found.message_retention_duration.total_seconds() == (7 if is_emulator else 31) * DAY
+    session = broker.connect().connection
+    assert session.retention_seconds("gpu") == (7 if is_emulator else 31) * DAY
+
+
+def test_04_how_long_a_queue_keeps_messages_is_asked_of_the_server(broker: Broker) -> None:
+    """It was created by somebody with other options; of one that does not exist it is what it would be created with."""
+    Queue("gpu")(broker.connect(retention_seconds=600).channel()).declare()
+    session = broker.connect(retention_seconds=1200).connection
+    assert (session.retention_seconds("gpu"), session.retention_seconds("none")) == (600, 1200)
 
 
 @pytest.mark.parametrize("mode", [1, 2, None])

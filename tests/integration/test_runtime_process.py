@@ -6,12 +6,15 @@ import json
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 from runtime_bench import Bench
 from studio import alive, wait_for
 
+from studio_celery.errors import RuntimeFailure
 from studio_celery.experiment import Resources
+from studio_celery.runtimes import processes, shim
 from studio_celery.runtimes.contract import Exit, Handle
 from studio_celery.runtimes.processes import boot_id, start_time
 
@@ -119,4 +122,29 @@ def test_links_in_place_of_the_end_are_not_followed(process_bench: Bench) -> Non
     target = handle.directory / "elsewhere.json"
     target.write_text('{"exit_code": 0}')
     (handle.directory / "io" / "exit.json").symlink_to(target)
+    assert process_bench.make().poll(handle) is None
+
+
+def test_a_shim_that_is_too_slow_leaves_nothing_that_runs(
+    process_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = tmp_path / "slow_shim.py"
+    slow.write_text(
+        f"import sys, time\nsys.path.append({str(Path(shim.__file__).parent)!r})\nimport shim\n"
+        "write_pid = shim.write_pid\n"
+        "def late(*arguments): write_pid(*arguments); time.sleep(600)\n"
+        "shim.write_pid = late\nsys.exit(shim.main(sys.argv[1:]))\n"
+    )
+    monkeypatch.setattr(shim, "__file__", str(slow))
+    monkeypatch.setattr("studio_celery.runtimes.process.SHIM_SECONDS", 1.5)
+    launch = process_bench.launch(PID)
+    with pytest.raises(RuntimeFailure, match=r"The shim beside the script cannot be started.*timed out"):
+        process_bench.make().start(launch)
+    assert processes.marked("STUDIO_ARTIFACTS", str(launch.artifacts)) == []
+    assert process_bench.make().find() == []
+
+
+def test_an_end_that_is_nested_too_deeply_is_none(process_bench: Bench) -> None:
+    handle = process_bench.start(PID)
+    (handle.directory / "io" / "exit.json").write_text("[" * 60_000)
     assert process_bench.make().poll(handle) is None

@@ -388,6 +388,33 @@ def test_artifacts_may_be_called_anything(supervisor: Supervisor, store: Store, 
     assert store.journal(one).refresh().artifacts[0]["files"] == len(names)
 
 
+@pytest.mark.parametrize("why", ["cards", "race", "store"])
+def test_a_claim_that_did_not_happen_leaves_a_worker_its_single_run(
+    supervisor: Supervisor, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """Else it would wait for ever for the end of a run that it may not begin."""
+    supervisor.places.allowance = 1
+    one, other = (submit(store, tmp_path, "print(1)", resources=Resources(gpus=n)) for n in (int(why == "cards"), 0))
+    if why == "cards":
+        monkeypatch.setattr(supervisor.fitness, "refuses", lambda experiment: None)
+        monkeypatch.setattr(supervisor.cards, "reserve", lambda *_: None)
+    create = supervisor.store.objects.create
+
+    def refused(key: str, data: bytes) -> bool:
+        if one not in key or b'"claimed"' not in data:
+            return create(key, data)
+        if why == "store":
+            raise StoreError("The store does not answer.")
+        assert store.journal(one).decide(Kind.CLAIMED, "elsewhere", attempt=1, host="elsewhere")
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(supervisor.store.objects, "create", refused)
+        assert isinstance(supervisor.handle(one), Deferred)
+    assert outcome(supervisor, other)["status"] == "finished"
+    assert (supervisor.places.allowance, supervisor.looked_after) == (0, 1)
+
+
 def test_a_worker_for_a_single_run_begins_no_second_one(supervisor: Supervisor, store: Store, tmp_path: Path) -> None:
     supervisor.places.concurrency, supervisor.places.allowance = 4, 1
     ids = [submit(store, tmp_path, "print(1)") for _ in range(4)]

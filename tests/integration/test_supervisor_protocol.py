@@ -14,7 +14,7 @@ from studio_celery.errors import EngineUnavailable, StoreError
 from studio_celery.experiment import Status
 from studio_celery.journal import Kind
 from studio_celery.runtimes.contract import Cancellation, Exit, Handle, Launch
-from studio_celery.supervisor import Deferred, Detached, Ended
+from studio_celery.supervisor import Deferred, Detached, Ended, Supervisor
 from studio_celery.supervisor.doorway import doorway
 
 
@@ -165,6 +165,62 @@ def test_a_script_that_ran_unseen_costs_an_attempt(bench: Bench) -> None:
     assert isinstance(result, Ended)
     assert (result.record["status"], len(result.record["attempts"])) == ("failed", 1)
     assert worker.runtime.find() == []
+
+
+class EngineAway:
+    """Starts what it is told to, and from then on answers nothing before the test lets it."""
+
+    def __init__(self, worker: Supervisor) -> None:
+        self.away, self.asked = False, 0
+        self._start, self._find = worker.runtime.start, worker.runtime.find
+        worker.runtime.start = self.start  # type: ignore[method-assign]
+        worker.runtime.find = self.find  # type: ignore[method-assign]
+
+    def start(self, launch: Launch) -> Handle:
+        self._start(launch)
+        self.away = True
+        raise EngineUnavailable("The engine does not answer.")
+
+    def find(self) -> list[Handle]:
+        if self.away:
+            self.asked += 1
+            raise EngineUnavailable("The engine does not answer.")
+        return self._find()
+
+
+def test_a_start_of_which_nobody_knows_is_waited_for_until_the_engine_answers(bench: Bench) -> None:
+    """Released before that, the experiment would be begun elsewhere while the first attempt lives."""
+    worker = bench.worker()
+    one = bench.submit("import time; time.sleep(600)", max_attempts=1)
+    engine = EngineAway(worker)
+    thread = bench.deliver(worker, one)
+    wait_for("questions", lambda: engine.asked > 3)
+    assert bench.kinds(one)[-1] == "claimed"
+    engine.away = False
+    thread.join(60)
+    state = bench.state(one)
+    assert (state.status, len(state.attempts)) == (Status.FAILED, 1)
+    assert worker.runtime.find() == []
+
+
+def test_who_leaves_before_the_engine_answers_leaves_what_may_have_started_to_the_next(
+    bench: Bench, tmp_path: Path
+) -> None:
+    leaving = bench.worker()
+    one = bench.submit(gated(tmp_path / "gate"), max_attempts=1)
+    engine = EngineAway(leaving)
+    thread = bench.deliver(leaving, one)
+    wait_for("questions", lambda: engine.asked > 0)
+    leaving.detach()
+    thread.join(60)
+    assert bench.kinds(one)[-1] == "claimed"
+    leaving.close()
+    engine.away = False
+    bench.worker().start()
+    wait_for("the adoption", lambda: "adopted" in bench.kinds(one))
+    (tmp_path / "gate").touch()
+    wait_for("the end", lambda: bench.state(one).status is Status.FINISHED)
+    assert read_log(bench.store, one) == b"first\nlast\n"
 
 
 def test_what_a_worker_died_over_is_adopted_by_its_neighbour_without_a_message(bench: Bench, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from studio_celery.errors import EngineUnavailable, UnknownExperiment
 from studio_celery.experiment import Experiment, Status, new_id, utc_now
 from studio_celery.journal import Kind
 from studio_celery.runtimes.contract import Cancellation, Handle, Launch
-from studio_celery.supervisor import Deferred, Ended, Supervisor
+from studio_celery.supervisor import Deferred, Ended, Supervisor, attempt
 
 #: Ignores SIGTERM, has a child of its own session that does so, too, and writes an artifact when it is asked to stop.
 STUBBORN = (
@@ -86,6 +86,41 @@ def test_what_runs_gets_a_grace_then_all_of_it_is_killed_and_its_last_artifacts_
     assert not any(alive(int(pid)) for pid in pids.split())
     assert [item.key for item in bench.store.artifact_files(one, 1)] == ["output/last"]
     assert list(state.artifacts) == [{"tag": "output", "files": 1, "bytes": 1}]
+
+
+#: Writes its own end, as if it had ended well, and lives on.
+PRETENDER = (
+    "import json, os, pathlib, time\n"
+    "io = pathlib.Path(os.environ['STUDIO_ARTIFACTS']).parent / 'io'\n"
+    "(io / 'end').write_text(json.dumps({'exit_code': 0}))\n"
+    "(io / 'end').rename(io / 'exit.json')\n"
+    "print(os.getpid(), flush=True)\n"
+    "time.sleep(600)\n"
+)
+
+
+def test_nothing_is_kept_of_a_script_that_wrote_its_own_end_before_it_is_dead(bench: Bench) -> None:
+    """It could exchange its files for links to the host's while they are read; an engine that is away may come back."""
+    worker, lived, asked = bench.worker(stop_grace_seconds=0.2), [], []
+    stop, listed = worker.runtime.stop, attempt.collect
+
+    def stop_at_the_third_time(handle: Handle, grace_seconds: float) -> None:
+        asked.append(1)
+        if len(asked) < 3:
+            raise EngineUnavailable("The engine does not answer.")
+        stop(handle, grace_seconds)
+
+    def collect(artifacts: Path, *more: Any) -> Any:
+        lived.append(any(alive(int(handle.ref)) for handle in worker.runtime.find()))
+        return listed(artifacts, *more)
+
+    worker.runtime.stop = stop_at_the_third_time  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attempt, "collect", collect)
+        one = bench.submit(PRETENDER)
+        assert isinstance(worker.handle(one), Ended)
+    assert lived == [False]
+    assert not alive(int(read_log(bench.store, one)))
 
 
 def test_a_stop_does_not_wait_for_an_owner_that_is_dead(bench: Bench, tmp_path: Path) -> None:
@@ -167,21 +202,24 @@ def test_the_only_worker_tries_again_when_it_has_left_it_to_others_long_enough(b
 # -- who was away ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("begun", ["before the outage", "in it"])
 def test_after_an_outage_of_the_store_nobody_takes_for_dead_who_was_only_cut_off_like_themselves(
-    bench: Bench, tmp_path: Path
+    bench: Bench, tmp_path: Path, begun: str
 ) -> None:
     """It outlasted the patience for all. Whoever gets a second message first must not begin a second attempt."""
     owner, other = bench.worker(heartbeat_seconds=0.3), bench.worker(heartbeat_seconds=0.3)
     one = bench.submit(gated(tmp_path / "gate"))
     bench.deliver(owner, one)
     bench.running(one)
-    other.pulse.beat()
+    if begun == "before the outage":
+        other.pulse.beat()
     for worker in (owner, other):
         store_of(worker).cut()
     beat = bench.store.heartbeat_modified(one, 1) or 0.0
     wait_for("the patience", lambda: bench.store.now() - beat > 1.2 * owner.settings.patience_floor_seconds)
     store_of(other).heal()  # the owner's next heartbeat comes later
-    assert isinstance(other.handle(one), Deferred)
+    bench.deliver(other, one).join(60)
+    assert [type(result) for result in bench.results] == [Deferred]
     store_of(owner).heal()
     (tmp_path / "gate").touch()
     wait_for("the end", lambda: bench.state(one).status is Status.FINISHED)

@@ -22,12 +22,18 @@ def s3_endpoint() -> Iterator[str]:
         yield endpoint
 
 
+@pytest.fixture
+def s3_store_url(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give an empty store in a bucket."""
+    for name, value in variables(s3_endpoint).items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{new_bucket(s3_endpoint)}/prefix"
+
+
 @pytest.fixture(params=["directory", "s3"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Give an empty store of each kind."""
     if request.param == "directory":
         return str(tmp_path / "store")
-    endpoint = request.getfixturevalue("s3_endpoint")
-    for name, value in variables(endpoint).items():
-        monkeypatch.setenv(name, value)
-    return f"s3://{new_bucket(endpoint)}/prefix"
+    url: str = request.getfixturevalue("s3_store_url")
+    return url

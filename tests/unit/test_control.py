@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from celery import Celery
 from kombu.exceptions import OperationalError
-from studio import quick_settings, submit
+from studio import quick_settings, submit, wait_for
 
 from studio_celery.client import Client
 from studio_celery.control import REVOKE
@@ -60,3 +62,43 @@ def test_names_and_prefixes_of_experiments_are_no_tasks(app: Application, tmp_pa
         with pytest.raises(OperationalError):
             app.control.revoke(reference)
     assert app.status(one)[0] is Status.WAITING
+
+
+class AwayClient:
+    """A client whose store does not answer until `back` is set."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.back = threading.Event()
+        self.asked: list[str] = []
+
+    def stop_task(self, task_id: str, **facts: Any) -> bool:
+        assert self.back.wait(60)
+        self.asked.append(task_id)
+        if task_id == "defect":
+            raise ZeroDivisionError
+        return self._client.stop_task(task_id, **facts)
+
+
+def revoking() -> int:
+    return [thread.name for thread in threading.enumerate()].count("revoke")
+
+
+def test_all_that_a_worker_is_told_to_revoke_waits_in_one_thread(app: Application, tmp_path: Path) -> None:
+    one = submit(app.store, tmp_path, "print(1)")
+    client = app.services.client = AwayClient(app.services.client)
+    ids = [str(number) for number in range(500)]
+    for each in ("defect", *ids, one, *ids):
+        app.control.stop_soon([each])
+    assert revoking() == 1
+    client.back.set()
+    wait_for("the stop", lambda: app.status(one)[0] is Status.STOPPED)
+    wait_for("the end of its thread", lambda: not revoking())
+    assert client.asked == ["defect", *ids, one]
+
+
+def test_a_worker_that_has_stopped_all_stops_what_comes_later(app: Application, tmp_path: Path) -> None:
+    for _ in range(3):
+        one = submit(app.store, tmp_path, "print(1)")
+        app.control.stop_soon([one])
+        wait_for("the stop", lambda one=one: app.status(one)[0] is Status.STOPPED)

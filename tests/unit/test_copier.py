@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from studio_celery.supervisor.copier import TRIES_AT_END, Copier
 from studio_celery.supervisor.spool import Spool, nothing_freed
 
 MIB = 2**20
+NO_SPACE = "No space left on device"
 
 
 def claimed(store: Store) -> Journal:
@@ -77,7 +80,8 @@ def test_what_is_printed_is_readable_soon(store_url: str, directory: Path) -> No
     store = Store(store_url)
     journal, looks = claimed(store), Settings().log_seconds
     assert looks + LOOK_SECONDS <= 0.8
-    follower = Follower(store, store.journal(journal.experiment_id), lambda text: None)
+    looked = store.journal(journal.experiment_id)
+    follower = Follower(store, looked, lambda text: None, lambda j: j.refresh(), settle_seconds=10)
     pieces = follower.pieces()
     with copying(store, journal, directory, looks), (directory / "io" / "log").open("ab", buffering=0) as log:
         for number in range(3):
@@ -103,7 +107,7 @@ def test_following_costs_few_requests(tmp_path: Path, directory: Path) -> None:
     (directory / "io" / "log").write_bytes(b"x" * 1000)
     with copying(store, journal, directory) as copier:
         wait_for("the copy", copier.finish().is_set)
-    follower = Follower(store, journal, lambda text: None)
+    follower = Follower(store, journal, lambda text: None, lambda j: j.refresh(), settle_seconds=10)
     faults.add(Fault("slow"))  # of no seconds: it only notes
     assert follower._read()[1] == b"x" * 1000
     follower._offset = 1000
@@ -187,11 +191,59 @@ def test_what_is_stored_is_freed_and_keeps_its_place(tmp_path: Path, directory: 
     journal, log, output = claimed(store), directory / "io" / "log", os.urandom(40 * MIB)
     log.write_bytes(output)
     with copying(store, journal, directory) as copier:
+        wait_for("its room", lambda: allotted(log) <= 17 * MIB)
         wait_for("the copy", copier.finish().is_set)
         copier.check()
     assert log.stat().st_size == len(output)
-    assert allotted(log) <= 17 * MIB
     assert stored(store, journal) == output
+
+
+@pytest.mark.parametrize("call", ["punch", "open"])
+def test_a_disk_that_frees_nothing_is_told_once_and_costs_neither_output_nor_the_end(
+    tmp_path: Path, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    """It is full, say: then a file cannot be made, and the file system needs room for freeing."""
+    store = Store(str(tmp_path / "store"))
+    journal, log, refusals = claimed(store), directory / "io" / "log", []
+    open_file = os.open
+
+    def refuse(*_: object) -> None:
+        refusals.append(1)
+        raise OSError(errno.ENOSPC, NO_SPACE)
+
+    def open_no_lock(path: object, *more: object, **named: object) -> object:
+        return refuse() if str(path).endswith("spool.lock") else open_file(path, *more, **named)  # type: ignore
+
+    if call == "punch":
+        monkeypatch.setattr(holes, "punch", refuse)
+    else:
+        monkeypatch.setattr(os, "open", open_no_lock)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with copying(store, journal, directory) as copier:
+        for number in range(1, 4):
+            with log.open("ab") as file:
+                file.write(b"x" * 20 * MIB)
+            wait_for("a refusal", lambda number=number: len(refusals) >= number)  # type: ignore[misc]
+        wait_for("the end", copier.finish().is_set)
+        copier.check()
+    assert stored(store, journal) == b"x" * 60 * MIB
+    assert [record.message for record in caplog.records] == [f"{log} keeps what is stored already: {NO_SPACE}."]
+
+
+def test_after_the_end_nothing_is_freed(tmp_path: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path / "store"))
+    journal, log = claimed(store), directory / "io" / "log"
+    monkeypatch.setattr(Spool, "free", lambda *_: pytest.fail("it was freed"))
+    log.write_bytes(b"x" * 4 * MIB)
+    live = journal.state.live
+    assert live is not None
+    writer = store.log_writer(journal.experiment_id, 1, *live.log_epochs[-1])
+    copier = Copier(writer, log, spool_of(store, journal, directory), name="e", look_seconds=9, retry_seconds=9)
+    done = copier.finish()
+    with copier:
+        wait_for("the copy", done.is_set)
+        copier.check()
+    assert stored(store, journal) == b"x" * 4 * MIB
 
 
 def test_a_former_owner_frees_nothing_that_its_successor_still_has_to_copy(tmp_path: Path, directory: Path) -> None:

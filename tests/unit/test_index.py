@@ -19,6 +19,7 @@ from studio import quick_settings, wait_for
 
 from studio_celery.catalog import FIRST, Catalog, Found
 from studio_celery.client import Client
+from studio_celery.errors import StoreError, Unreadable
 from studio_celery.experiment import Experiment, Status, new_id, utc_now
 from studio_celery.index import Index
 from studio_celery.journal import Entry, Kind
@@ -167,6 +168,55 @@ def test_what_is_submitting_or_unknown_to_this_version_is_left_out(
     for _ in range(2):
         assert [r["id"] for r in client.list()] == [known]
     assert newer in caplog.text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"schema": 1, "kind": "no such", "by": "w", "at": ""}',
+        b'{"schema": 1, "kind": "submitted", "by": "w", "at": ""}',
+    ],
+)
+@pytest.mark.parametrize("number", [1, 6])
+def test_a_journal_that_cannot_be_read_costs_none_of_the_others(
+    store: Store, client: Client, damage: bytes, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, broken, other = record(store), record(store), record(store, 1)
+    (Path(store.url) / "experiments" / broken / "journal" / f"{number:06d}.json").write_bytes(damage)
+    for _ in range(2):
+        caplog.clear()
+        assert [r["id"] for r in client.list()] == [other, one]
+        assert broken in caplog.text
+    with pytest.raises(Unreadable, match=f"{broken}/journal/{number:06d}.json, which is not readable"):
+        client.show(broken)
+
+
+def test_a_store_that_is_away_is_no_unreadable_journal(
+    store: Store, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(store)
+    gone = StoreError("The store does not answer.")
+    monkeypatch.setattr(store.objects, "get_dated", lambda key: (_ for _ in ()).throw(gone))
+    with pytest.raises(StoreError, match="does not answer"):
+        client.list()
+
+
+def test_what_a_newer_version_copied_is_read_again_and_costs_none_of_the_others(store: Store, client: Client) -> None:
+    record(store), record(store)
+    listed = client.list()
+    with sqlite3.connect(client._index.path) as database:
+        newer = 'REPLACE(entries, \'"schema":1,"kind"\', \'"schema":99,"kind"\')'
+        changed = database.execute(f"UPDATE journals SET entries = {newer} WHERE id = ?", (listed[0]["id"],))
+        assert changed.rowcount == 1
+        (texts,) = database.execute("SELECT GROUP_CONCAT(entries) FROM journals").fetchone()
+        assert '"schema":99' in texts
+    calls(store)
+    assert client.list() == listed
+    assert 0 < calls(store)["read"] <= 6
 
 
 @pytest.mark.parametrize("damage", [b"this is no database at all" * 100, b"SQLite format 3\0" + b"\xff" * 5000])

@@ -15,6 +15,7 @@ from studio_celery.errors import StoreError
 from studio_celery.experiment import Attempt
 from studio_celery.store import LogReader, LogWriter, Objects, Store
 from studio_celery.store.logs import LAST_CHUNK, PARTS, chunk_at, chunk_limit
+from studio_celery.supervisor.holes import punch
 
 MIB = 2**20
 
@@ -64,6 +65,13 @@ def test_every_byte_has_one_place(offset: int) -> None:
     assert chunk_at(chunk.end).number == chunk.number + 1
 
 
+@pytest.fixture
+def holes_are_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files without content stand for output that nobody has to write."""
+    monkeypatch.setattr("studio_celery.store.logs._hole", lambda descriptor, begin: os.fstat(descriptor).st_size)
+
+
+@pytest.mark.usefixtures("holes_are_output")
 @pytest.mark.parametrize("step", [3 * MIB + 17, 300 * MIB])
 def test_a_log_of_a_gigabyte_needs_few_objects_at_any_time(tmp_path: Path, step: int) -> None:
     """Written slowly or at a stretch: 64 and one for each 16 MiB, also before the parts of a chunk are joined."""
@@ -81,6 +89,7 @@ def test_a_log_of_a_gigabyte_needs_few_objects_at_any_time(tmp_path: Path, step:
     assert objects.written < 3 * size
 
 
+@pytest.mark.usefixtures("holes_are_output")
 def test_a_slow_log_is_not_stored_again_and_again(tmp_path: Path) -> None:
     """A line every half second for a week comes to chunks of 16 MiB: each look may store a part of it, not all."""
     source, objects = tmp_path / "log", Counting()
@@ -92,9 +101,10 @@ def test_a_slow_log_is_not_stored_again_and_again(tmp_path: Path) -> None:
     for look in range(looks):
         os.truncate(source, 200 * MIB + 10_000 * (look + 1))
         writer.copy(source)
-    assert objects.written / looks < 1.1 * MIB
+    assert 0 < objects.written / looks < 1.1 * MIB
 
 
+@pytest.mark.usefixtures("holes_are_output")
 def test_many_owners_of_a_log_cost_few_objects(tmp_path: Path) -> None:
     source, objects = tmp_path / "log", Counting()
     source.touch()
@@ -104,6 +114,7 @@ def test_many_owners_of_a_log_cost_few_objects(tmp_path: Path) -> None:
         writer = LogWriter(objects, "log", epoch, offset)
         writer.copy(source)
         offset = writer.offset
+    assert offset == epochs * 20 * MIB + 1000
     assert len(objects.sizes) <= 64 + offset // LAST_CHUNK + 17 * (epochs - 1)
 
 
@@ -197,6 +208,7 @@ def test_parts_that_could_not_be_removed_go_later(tmp_path: Path) -> None:
     assert all(f"-{closed:06d}." in key for key in parts)
 
 
+@pytest.mark.usefixtures("holes_are_output")
 def test_a_copy_ends_at_its_limit_however_fast_the_file_grows(tmp_path: Path) -> None:
     source, objects = tmp_path / "log", Counting()
     source.touch()
@@ -227,6 +239,44 @@ def test_a_file_that_was_cut_short_stops_the_copy_and_spoils_nothing(tmp_path: P
     assert writer.copy(source) == 0
     whose = attempt((3, 0))
     assert read_all(store.log_reader("e", whose), whose) == b"a" * 300_000
+
+
+def test_a_hole_is_the_end_of_the_output_and_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A script may lengthen the file of its output to 8 TiB at no cost; what is appended after that is not found."""
+    store, source = Store(str(tmp_path / "store")), tmp_path / "log"
+    source.write_bytes(b"a" * 300_000)
+    writer = store.log_writer("e", 1, 3, 0)
+    writer.copy(source)
+    os.truncate(source, 2**43)
+    with source.open("ab") as file:
+        file.write(b"after")
+    for _ in range(3):
+        writer.copy(source, MIB)
+    whose = attempt((3, 0))
+    data = read_all(store.log_reader("e", whose), whose)
+    assert data.rstrip(b"\0") == b"a" * 300_000
+    assert len(data) < 300_000 + MIB
+    assert [record.message.count("which the script made") for record in caplog.records] == [1]
+    assert store.log_writer("e", 1, 4, len(data)).copy(source) == 0
+
+
+def test_what_was_freed_before_a_byte_is_no_hole_in_the_output(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Freed to a byte in the middle of a block, again and again, while the file grows."""
+    store, source = Store(str(tmp_path / "store")), tmp_path / "log"
+    writer, whole = store.log_writer("e", 1, 3, 0), b""
+    for _ in range(40):
+        whole += (data := os.urandom(100_003))
+        with source.open("ab") as file:
+            file.write(data)
+        writer.copy(source)
+        with source.open("rb+") as file:
+            punch(file.fileno(), writer.needed_from)
+    whose = attempt((3, 0))
+    assert writer.needed_from > 0
+    assert read_all(store.log_reader("e", whose), whose) == whole
+    assert caplog.records == []
 
 
 def test_bytes_are_kept_as_they_are(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections import Counter
@@ -163,6 +164,29 @@ class TestByAPerson:
         with pytest.raises(MessageLost):
             bench.client.requeue(broken)
 
+    def test_a_journal_that_cannot_be_read_is_said_and_costs_none_of_the_others(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        one, broken, other = bench.submit(), bench.submit(), bench.submit()
+        _spoil(bench, broken)
+        bench.purge()
+        monkeypatch.setattr("studio_celery.cli.requeueing._all", lambda queue: bench.client.requeue_all(queue))
+        done = CliRunner().invoke(requeue, ["--all"])
+        assert (done.exit_code, set(done.stdout.split())) == (1, {one, other})
+        assert f"Error: {broken}: The store holds" in done.stderr
+        assert bench.taken() == {one: 1, other: 1}
+
+    def test_a_queue_that_refuses_is_said_and_costs_none_of_the_others(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        one, refused = bench.submit(queue="own"), bench.submit(queue="foreign")
+        bench.purge()
+        broker = Faulty(bench.app, MayNotPublish("refused"), queue="foreign")
+        monkeypatch.setattr(Client, "_broker", broker)
+        outcomes = {each.id: each.problem for each in bench.client.requeue_all()}
+        assert outcomes == {one: None, refused: f"{refused}: refused"}
+        assert bench.taken("own") == {one: 1}
+
     def test_a_broker_that_is_down_leaves_no_trace(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         one = bench.submit()
         monkeypatch.setattr(Broker, "publish_again", lambda *args: (_ for _ in ()).throw(BrokerError("gone")))
@@ -279,6 +303,14 @@ class TestByAWorker:
         bench.worker("w2").send()
         assert bench.taken() == {one: 1}
 
+    def test_a_queue_that_refuses_costs_none_of_the_others(self, bench: Bench) -> None:
+        made = [bench.submit(queue=queue) for queue in ("own", "foreign", "own")]
+        for each in made:
+            bench.age(each, RETENTION)
+        bench.purge()
+        bench.worker("w1", Faulty(bench.app, MayNotPublish("refused"), queue="foreign")).send()
+        assert (bench.taken("own"), bench.taken("foreign")) == ({made[0]: 1, made[2]: 1}, {})
+
     def test_a_turn_of_one_that_died_with_it_is_taken_over(self, bench: Bench) -> None:
         one = bench.submit()
         bench.age(one, RETENTION)
@@ -317,15 +349,69 @@ class TestByAWorker:
         assert sent == [2, 2, 1, 0]
         assert worker._next_at > 0
 
-    def test_the_shorter_of_setting_and_transport_counts(self, bench: Bench) -> None:
+    def test_what_is_known_on_this_host_costs_a_round_nothing(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(requeues, "PORTION", 2)
         one = bench.submit()
-        bench.age(one, 100)
+        ended = [bench.submit(Kind.CLAIMED, Kind.STARTED, Kind.FAILED) for _ in range(5)]
+        bench.client.list()  # which copies what has ended
+        for each in (one, *ended):
+            bench.age(each, RETENTION)
+        bench.client.list()
         bench.purge()
         bench.worker().send()
-        assert bench.taken() == {}
-        bench.app.conf.broker_transport_options = {"retention_seconds": 190.0}
-        bench.worker().send()
         assert bench.taken() == {one: 1}
+
+    @pytest.mark.parametrize("told", [190.0, {"q": 190.0, "other": 10 * RETENTION}])
+    def test_the_shorter_of_setting_and_broker_counts(self, bench: Bench, told: Any) -> None:
+        one, other = bench.submit(), bench.submit(queue="other")
+        for each in (one, other):
+            bench.age(each, 100)
+        bench.purge()
+        bench.worker("w1", Keeping(bench.app, 10 * RETENTION)).send()
+        assert bench.taken() == bench.taken("other") == {}
+        bench.worker("w1", Keeping(bench.app, told)).send()
+        assert bench.taken() == {one: 1}
+        assert bench.taken("other") == ({other: 1} if told == 190.0 else {})
+
+    def test_without_a_setting_the_broker_is_believed(self, bench: Bench) -> None:
+        bench.settings = dataclasses.replace(bench.settings, message_retention_seconds=None)
+        one = bench.submit()
+        bench.age(one, 10 * 86400)
+        bench.purge()
+        bench.worker("w1", Keeping(bench.app, 31 * 86400)).send()
+        assert bench.taken() == {}
+        bench.age(one, 16 * 86400)
+        bench.worker("w1", Keeping(bench.app, 31 * 86400)).send()
+        assert bench.taken() == {one: 1}
+
+    def test_where_messages_are_kept_until_taken_nothing_is_sent_again(
+        self, bench: Bench, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        bench.settings = dataclasses.replace(bench.settings, message_retention_seconds=None)
+        one = bench.submit()
+        bench.age(one, 1000 * 86400)
+        bench.purge()
+        worker = bench.worker()
+        for _ in range(3):
+            worker.send()
+        assert bench.taken() == {}
+        assert caplog.text.count("until they are taken") == 1
+
+    def test_a_journal_that_cannot_be_read_costs_none_of_the_others(self, bench: Bench) -> None:
+        made = [bench.submit() for _ in range(3)]
+        _spoil(bench, made[1])
+        for each in made:
+            bench.age(each, RETENTION)
+        bench.purge()
+        bench.worker().send()
+        assert bench.taken() == {made[0]: 1, made[2]: 1}
+
+
+def _spoil(bench: Bench, experiment_id: str) -> None:
+    (Path(bench.store.url) / "experiments" / experiment_id / "journal" / "000002.json").write_bytes(b"")
 
 
 @pytest.mark.parametrize("argv", [(), ("e", "--all"), ("e", "--queue", "q"), ("--queue", "q")])
@@ -350,11 +436,29 @@ def test_turns_and_messages_are_in_every_kind_of_store(store_url: str) -> None:
 
 
 class Faulty(Broker):
-    """A broker that does not take messages."""
+    """A broker that does not take messages, of one queue or of any."""
 
-    def __init__(self, app: Any, error: BrokerError) -> None:
+    def __init__(self, app: Any, error: BrokerError, queue: str | None = None) -> None:
         super().__init__(app, "memory://", 1.0)
         self._fault = error
+        self._queue = queue
 
     def publish_again(self, message: Message, queue: str) -> None:
-        raise self._fault
+        if self._queue in (None, queue):
+            raise self._fault
+        super().publish_again(message, queue)
+
+
+class Keeping(Broker):
+    """A broker that says for how long it keeps messages, by queue or in any; it is consumed from `q`."""
+
+    def __init__(self, app: Any, retention: float | dict[str, float]) -> None:
+        super().__init__(app, "memory://", 1.0)
+        self._retention = retention
+
+    @property
+    def consumed(self) -> tuple[str, ...]:
+        return ("q",)
+
+    def retention_seconds(self, queue: str) -> float:
+        return self._retention[queue] if isinstance(self._retention, dict) else self._retention

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,10 +15,26 @@ from typing import Any
 
 import pytest
 
-from studio_celery.errors import EngineUnavailable
+from studio_celery.errors import EngineUnavailable, RuntimeFailure
 from studio_celery.runtimes.docker.census import Census
 from studio_celery.runtimes.docker.engine import Engine, Refused
 from studio_celery.runtimes.docker.facts import KnownFacts
+from studio_celery.runtimes.docker.images import Images
+from studio_celery.runtimes.docker.options import DockerOptions
+
+#: One event of a pull, as a chunk.
+EVENT = b"%x\r\n%s\r\n" % (len(b'{"status": "Pulling"}'), b'{"status": "Pulling"}')
+
+#: What may come of a pull after its headers, and what is said of it. "silent": nothing more comes.
+CUTS = {
+    "between events": (EVENT, "does not answer"),
+    "within an event": (EVENT[:-9], "does not answer"),
+    "within a chunk's size": (EVENT + b"1", "does not answer"),
+    "within an event of an ended answer": (b"5\r\n" + b'{"sta' + b"\r\n0\r\n\r\n", "does not answer"),
+    "at its end, and the image is not there": (EVENT + b"0\r\n\r\n", "is gone again"),
+    "silent": (EVENT, "Nothing was heard"),
+    "silent before its headers": (b"", "Nothing was heard"),
+}
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -34,6 +51,7 @@ class Answers(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         name = path.rpartition("/")[2] if not path.endswith("/json") else path.split("/")[-2]
         self.server.asked.append(name)
+        self.server.hangs.get(name, self.server.goes_on).wait(60)
         status, body = self.server.answers.get(name, (404, {"message": "no such thing"}))
         data = json.dumps(body).encode()
         self.send_response(status)
@@ -41,6 +59,17 @@ class Answers(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+    def do_POST(self) -> None:
+        """A pull that is cut."""
+        self.server.asked.append("pull")
+        if self.server.cut != "silent before its headers":
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            self.wfile.write(head + CUTS[self.server.cut][0])
+            self.wfile.flush()
+        if self.server.cut.startswith("silent"):
+            self.rfile.read(1)  # until the client closes
+        self.close_connection = True
 
     def address_string(self) -> str:
         return "test"
@@ -63,6 +92,11 @@ class Server(socketserver.ThreadingUnixStreamServer):
             "bridge": (200, {"Id": "run-1"}),
         }
         self.asked: list[str] = []
+        self.cut = ""
+        #: What is asked for with such a name is answered when the event is set.
+        self.hangs: dict[str, threading.Event] = {}
+        self.goes_on = threading.Event()
+        self.goes_on.set()
         self.connections: list[Any] = []
 
     def drop_connections(self) -> None:
@@ -159,3 +193,69 @@ def test_one_listing_tells_of_all_containers_for_a_while(engine: Engine, server:
     assert [census.runs(name) for name in "ab"] == [False, True]
     assert Census(engine, "studio.home=x", valid_seconds=0).runs("b")
     assert server.asked.count("containers") == 3
+
+
+@pytest.mark.parametrize("cut", list(CUTS))
+def test_a_pull_that_is_cut_is_another_workers_chance(server: Server, tmp_path: Path, cut: str) -> None:
+    server.cut = cut
+    options = DockerOptions(home=tmp_path, pull_silence_seconds=0.3 if cut.startswith("silent") else 60.0)
+    images = Images(Engine(f"unix://{server.server_address!s}", {}), options)
+    with pytest.raises(RuntimeFailure, match=CUTS[cut][1]) as caught:
+        images.ensure("some/image:1", lambda _: None, lambda: False)
+    assert caught.value.release_class == "engine"
+    assert server.asked.count("pull") == 1
+
+
+def test_a_defect_in_following_a_pull_is_not_taken_for_its_end(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.cut = "between events"
+    monkeypatch.setattr("studio_celery.runtimes.docker.images._describe", lambda *_: 1 // 0)
+    images = Images(Engine(f"unix://{server.server_address!s}", {}), DockerOptions(home=tmp_path))
+    with pytest.raises(ZeroDivisionError):
+        images.ensure("some/image:1", lambda _: None, lambda: False)
+
+
+@pytest.mark.parametrize("hung", ["version", "containers"])
+def test_a_hung_engine_is_waited_for_once_by_all_together(
+    server: Server, monkeypatch: pytest.MonkeyPatch, hung: str
+) -> None:
+    monkeypatch.setattr("studio_celery.runtimes.docker.engine.ANSWER_SECONDS", 1.0)
+    server.answers["containers"] = 200, []
+    server.hangs[hung] = threading.Event()
+    engine = Engine(f"unix://{server.server_address!s}", {})
+    census = Census(engine, "studio.home=x", valid_seconds=0.0)
+    question = engine.inspect if hung == "version" else census.runs
+    everybody = threading.Barrier(16)
+
+    def ask(name: str) -> str:
+        everybody.wait()
+        with pytest.raises(EngineUnavailable) as caught:
+            question(name)
+        return str(caught.value)
+
+    with ThreadPoolExecutor(16) as threads:
+        told = set(threads.map(ask, "abcdefghijklmnop"))
+    server.hangs[hung].set()
+    assert len(told) == 1
+    assert "does not answer" in told.pop()
+    assert server.asked.count(hung) == 1
+    assert not census.runs("a")
+
+
+def test_that_an_engine_does_not_answer_is_known_for_as_long_as_a_listing(engine: Engine, server: Server) -> None:
+    server.answers["containers"] = 200, []
+    assert engine.info()["ID"] == "one"
+    census, other = (Census(engine, "studio.home=x", seconds) for seconds in (600.0, 0.0))
+    gone = EngineUnavailable("gone")
+    asked: list[float] = []
+
+    def containers(_: str) -> list[dict[str, Any]]:
+        asked.append(time.monotonic())
+        raise gone
+
+    engine.containers = containers  # type: ignore[method-assign]
+    for each in (census, census, other, other):
+        with pytest.raises(EngineUnavailable, match="gone"):
+            each.runs("a")
+    assert len(asked) == 3

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studio import wait_for
+from studio import alive, wait_for
 
 from studio_celery.runtimes import shim
 from studio_celery.supervisor import holes
@@ -184,3 +184,63 @@ def test_a_script_that_is_held_up_can_be_terminated(io: Path) -> None:
     wait_for("the full log", lambda: (io / "log").exists() and (io / "log").stat().st_size > SMALL - 65536)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 128 + signal.SIGTERM
+
+
+def changed(folder: Path, change: str) -> Path:
+    """The shim as a program of its own, with some of it replaced."""
+    path = folder / "changed_shim.py"
+    where = str(Path(shim.__file__).parent)
+    path.write_text(
+        f"import os, sys, time\nsys.path.append({where!r})\nimport shim\n{change}\nsys.exit(shim.main(sys.argv[1:]))\n"
+    )
+    return path
+
+
+def test_a_script_that_ends_before_it_is_followed_has_its_end_written_down(io: Path, tmp_path: Path) -> None:
+    change = """
+class Ended(shim.subprocess.Popen):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+shim.subprocess.Popen = Ended
+"""
+    (io / "argv").write_bytes(os.fsencode(sys.executable) + b"\0-c\0raise SystemExit(3)")
+    assert subprocess.run([sys.executable, "-E", "-S", changed(tmp_path, change), io], check=False).returncode == 3
+    assert json.loads((io / "exit.json").read_text())["exit_code"] == 3
+
+
+def test_a_script_that_nobody_waits_for_any_more_is_not_started(io: Path, tmp_path: Path) -> None:
+    change = """
+detach, front = shim.detach, os.getpid()
+def slow(directory):
+    ready = detach(directory)
+    (directory / "slow").write_text(str(os.getpid()))
+    while os.getppid() == front: time.sleep(0.01)
+    return ready
+shim.detach = slow
+"""
+    (io / "argv").write_bytes(b"touch\0" + os.fsencode(io / "started"))
+    front = subprocess.Popen([sys.executable, "-E", "-S", changed(tmp_path, change), "--daemon", io])
+    pid = wait_for("the shim", lambda: (io / "slow").exists() and (io / "slow").read_text())
+    front.kill()
+    front.wait()
+    wait_for("the shim's end", lambda: not alive(int(pid)))
+    assert (io / "shim.err").read_text() == "[studio] The script was not started: nobody waits for it any more.\n"
+    assert not (io / "started").exists()
+    assert not (io / "pid.json").exists()
+
+
+def test_a_shim_that_is_given_up_on_as_it_starts_the_script_still_looks_after_it(io: Path, tmp_path: Path) -> None:
+    change = """
+write_pid, front = shim.write_pid, os.getpid()
+def late(directory, session):
+    os.kill(front, 9)
+    while os.getppid() == front: time.sleep(0.01)
+    write_pid(directory, session)
+shim.write_pid = late
+"""
+    (io / "argv").write_bytes(b"true")
+    front = subprocess.run([sys.executable, "-E", "-S", changed(tmp_path, change), "--daemon", io], check=False)
+    assert front.returncode == -signal.SIGKILL
+    wait_for("its end", (io / "exit.json").exists)
+    assert json.loads((io / "exit.json").read_text())["exit_code"] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from studio_celery.errors import StoreError
 from studio_celery.experiment import Attempt, Experiment, Status, new_id, utc_now
 from studio_celery.journal import Kind, NotAllowed
-from studio_celery.store import Store
+from studio_celery.store import Item, Store
 from studio_celery.store.logs import LAST_CHUNK, chunk_limit
 
 
@@ -95,6 +96,63 @@ def test_submitting_the_same_experiment_again_changes_nothing(store: Store) -> N
     again = store.submit(one, "alice")
     assert again.refresh().seq == 1
     assert list(store.recent()) == [one.id]
+
+
+def test_the_same_id_of_another_hour_has_one_marker(store: Store) -> None:
+    """As when a canvas submits twice: `recent` names it once, and `clear` leaves nothing of it."""
+    first = dataclasses.replace(experiment(), submitted_at="2026-01-01T01:59:00.000Z")
+    store.submit(first, "alice")
+    (marker,) = store.markers()
+    again = store.submit(dataclasses.replace(first, submitted_at="2026-01-01T02:01:00.000Z"), "alice")
+    assert again.state.experiment == first
+    assert list(store.markers()) == [marker]
+    store.clear(first)
+    assert list(store.recent()) == []
+
+
+def test_what_was_removed_gets_no_marker_by_another_submission(store: Store) -> None:
+    one = experiment()
+    store.submit(one, "alice").decide(Kind.STOPPED, "alice")
+    assert store.submit(one, "alice").decide(Kind.REMOVED, "alice")
+    store.clear(one)
+    store.submit(one, "alice")
+    assert list(store.recent()) == []
+
+
+def test_a_worker_that_leaves_while_all_are_read_is_left_out(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("one", "gone", "broken"):
+        store.write_worker(name, {"queues": ["q"]})
+    (Path(store.url) / "workers" / "broken.json").write_bytes(b"")
+    listing = store.objects.listing
+
+    def leaving(prefix: str) -> list[Item]:
+        items = listing(prefix)
+        store.forget_worker("gone")
+        return items
+
+    monkeypatch.setattr(store.objects, "listing", leaving)
+    assert [worker["id"] for worker in store.workers()] == ["one"]
+    assert "broken" in caplog.text
+    assert "gone" not in caplog.text
+
+
+def test_what_is_put_durably_is_synced_before_it_has_its_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[list[str]] = []
+    folder = Path(store.url) / "experiments" / "e"
+    fsync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        synced.append(sorted(path.name.partition("#")[0] + "#" * ("#" in path.name) for path in folder.iterdir()))
+        fsync(descriptor)
+
+    for body in (b"one", b"two"):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", noting)
+            store.put_message("e", body)
+        assert store.message("e") == body
+    assert synced == [["message.json#"], ["message.json"], ["message.json", "message.json#"], ["message.json"]]
 
 
 def test_a_damaged_entry_is_reported_by_its_key(store: Store) -> None:

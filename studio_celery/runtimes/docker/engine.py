@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
@@ -17,10 +18,11 @@ from typing import Any, cast
 import docker
 import requests
 import urllib3
-from docker.errors import APIError, DockerException
+from docker.errors import APIError, DockerException, StreamParseError
 from docker.transport.unixconn import UnixHTTPAdapter, UnixHTTPConnection, UnixHTTPConnectionPool
 
 from studio_celery.errors import EngineUnavailable, RuntimeFailure
+from studio_celery.runtimes.docker.silence import Silence
 
 #: How long the engine may take to answer what is not a wait by itself.
 ANSWER_SECONDS = 60.0
@@ -39,7 +41,18 @@ _SCHEME = "http+docker://"
 
 
 #: Exceptions of the SDK and of what it is made of.
-_FOREIGN = (DockerException, requests.exceptions.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError)
+_FOREIGN = (
+    DockerException,
+    StreamParseError,
+    requests.exceptions.RequestException,
+    urllib3.exceptions.HTTPError,
+    HTTPException,
+    OSError,
+)
+
+
+#: Those of an engine that said nothing for too long, before its answer and within.
+_SILENT = (requests.exceptions.ReadTimeout, urllib3.exceptions.ReadTimeoutError)
 
 
 class Refused(RuntimeFailure):
@@ -58,7 +71,9 @@ class Engine:
         self._variables = {**variables, "DOCKER_HOST": host} if host else dict(variables)
         self._host = self._variables.get("DOCKER_HOST") or DEFAULT_HOST
         self._shared: Any = None
-        self._lock = threading.Lock()
+        #: Held while a connection is made, which a hung engine makes long, and while another takes its place.
+        self._connecting, self._lock = threading.Lock(), threading.Lock()
+        self._silence = Silence()
 
     def info(self) -> dict[str, Any]:
         """What the engine says of itself and its host."""
@@ -81,11 +96,18 @@ class Engine:
         """Pull an image; yields what the engine tells about it. Closing the iterator ends the pull."""
         repository, tag = docker.utils.parse_repository_tag(name)
         with self._own_client(silence_seconds) as client:
-            stream = client.api.pull(repository, tag=tag or "latest", stream=True, decode=True)
-            for event in stream:
-                if "error" in event:
-                    raise Refused(0, event["error"])
-                yield event
+            # The SDK waits for a pull without end, whatever its client's timeout is.
+            post = client.api.post
+            client.api.post = lambda url, **options: post(url, **{**options, "timeout": silence_seconds})
+            try:
+                for event in client.api.pull(repository, tag=tag or "latest", stream=True, decode=True):
+                    if "error" in event:
+                        raise Refused(0, event["error"])
+                    yield event
+            except _SILENT as exc:
+                raise EngineUnavailable(
+                    f"Nothing was heard of pulling {name} for {silence_seconds:g} s: look at its registry and engine."
+                ) from exc
 
     def create(self, **arguments: Any) -> str:
         """Create a container, and return its id."""
@@ -165,12 +187,21 @@ class Engine:
             client.close()
 
     def _connected(self) -> Any:
-        with self._lock:
-            if self._shared is None:
-                self._shared = self._connect(ANSWER_SECONDS)
+        """The shared client; made by one, while the others wait for what becomes of it."""
+        since, shared = time.monotonic(), self._shared
+        if shared is not None:
+            return shared
+        with self._connecting:
+            shared = self._shared
+            if shared is None:
+                self._silence.tell(since)
+                with self._silence.asking():
+                    shared = self._connect(ANSWER_SECONDS)
                 if self._host.startswith("unix://"):
-                    _use_one_pool(self._shared.api, self._host)
-            return self._shared
+                    _use_one_pool(shared.api, self._host)
+                with self._lock:
+                    self._shared = shared
+            return shared
 
     def _connect(self, seconds: float) -> Any:
         _knock(self._host)
@@ -229,7 +260,7 @@ def _failures() -> Iterator[None]:
         yield
     except APIError as exc:
         raise Refused(exc.status_code or 0, str(exc.explanation or exc)) from exc
-    except (DockerException, requests.exceptions.RequestException, OSError) as exc:
+    except _FOREIGN as exc:
         raise _unavailable(exc) from exc
 
 

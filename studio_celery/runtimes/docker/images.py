@@ -70,7 +70,7 @@ class Images:
             self._pull(name, progress, cancelled)
             image = self.find(name)
         if image is None:
-            raise ImageNotFound(f"image not found: {name} was pulled, and is gone again.")
+            raise RuntimeFailure(f"The image {name} was pulled, and is gone again: look what removes images here.")
         return image
 
     def _pull(self, name: str, progress: Progress, cancelled: Cancelled) -> None:
@@ -99,7 +99,8 @@ class _Pull(threading.Thread):
         self._engine, self._image, self._silence_seconds = engine, name, silence_seconds
         self._unwanted = threading.Event()
         self._done: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self.error: RuntimeFailure | None = None
+        #: Whatever kept it from its end; none of it may be taken for an end.
+        self.error: Exception | None = None
         self.line = ""
 
     def __enter__(self) -> None:
@@ -117,7 +118,7 @@ class _Pull(threading.Thread):
                     if self._unwanted.is_set():
                         return
                     self.line = _describe(event, layers)
-        except RuntimeFailure as exc:
+        except Exception as exc:  # noqa: BLE001 - whoever waits for it raises it
             self.error = exc
         finally:
             self._done.put(None)
@@ -139,7 +140,7 @@ def _describe(event: Mapping[str, Any], layers: dict[str, str]) -> str:
     return f"{ready} of {len(layers)} layers" if layers else str(event.get("status", ""))
 
 
-def _failure(name: str, error: RuntimeFailure) -> RuntimeFailure:
+def _failure(name: str, error: Exception) -> Exception:
     """What a refused pull means for the experiment."""
     if isinstance(error, Refused):
         text = error.explanation.strip().rstrip(".")

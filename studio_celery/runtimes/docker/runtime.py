@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from studio_celery.errors import EngineUnavailable, ImageNotFound, RuntimeFailure
+from studio_celery.errors import EngineUnavailable, RuntimeFailure
 from studio_celery.experiment import Resources
 from studio_celery.runtimes import directory, host
 from studio_celery.runtimes.contract import Cancelled, Exit, Handle, Launch, Progress
@@ -102,7 +102,7 @@ class DockerRuntime:
         """Create and start the container; one that is there for the same attempt is the one."""
         image = self._images.find(self._image_name(launch))
         if image is None:
-            raise ImageNotFound(f"image not found: {self._image_name(launch)} was removed from this host meanwhile.")
+            raise RuntimeFailure(f"The image {self._image_name(launch)} was removed from this host meanwhile.")
         facts = self._facts.now()
         base = self._base(launch, image, facts)
         if base.environment is not None and not base.environment.exists():
