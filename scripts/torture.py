@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "docs" / "torture.md"
-#: How many rounds tests make here; some are tests of `make test`, with more of the same.
+#: How many rounds tests make here, unless the environment says otherwise; some are tests of `make test`, with more of the same.
 ROUNDS = {"CRASH_ROUNDS": "50", "FUZZ_REQUESTS": "2000", "STUDIO_TEST_CHILDREN": "1000", "ATTEMPT_ROUNDS": "10"}
 #: Tests of `make test` that such variables concern.
 AGAIN = (
@@ -36,7 +36,7 @@ def main() -> int:
         results = Path(folder) / "results.xml"
         command = [sys.executable, "-m", "pytest", "--torture", "--numprocesses", "6", f"--junitxml={results}"]
         asked = sys.argv[1:] or ["tests/torture", *AGAIN]
-        code = subprocess.run([*command, *asked], cwd=ROOT, env={**os.environ, **ROUNDS}, check=False).returncode
+        code = subprocess.run([*command, *asked], cwd=ROOT, env={**ROUNDS, **os.environ}, check=False).returncode
         REPORT.write_text(report(results))
     print(f"the report is in {REPORT.relative_to(ROOT)}")
     return code

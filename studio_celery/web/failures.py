@@ -9,7 +9,15 @@ from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException
 
-from studio_celery.errors import BrokerError, StoreError, StudioError, UnknownExperiment, UsageError
+from studio_celery.errors import (
+    BrokerError,
+    StoreError,
+    StoreRefusal,
+    StudioError,
+    UnknownExperiment,
+    Unreadable,
+    UsageError,
+)
 from studio_celery.web.rendering import page
 
 logger = logging.getLogger(__name__)
@@ -18,6 +26,8 @@ logger = logging.getLogger(__name__)
 _CODES: tuple[tuple[type[StudioError], int], ...] = (
     (UnknownExperiment, 404),
     (UsageError, 400),
+    (Unreadable, 500),
+    (StoreRefusal, 500),
     (StoreError, 503),
     (BrokerError, 503),
     (StudioError, 500),

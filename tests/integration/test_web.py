@@ -465,19 +465,26 @@ def test_the_cookie_is_for_this_site_only(site: Site) -> None:
 # -- failures ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_store_that_cannot_be_read_is_a_page_with_the_reason(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("number", "content"),
+    [("000001", "{"), ("000003", json.dumps({"schema": 1, "kind": "unheard of", "by": "x", "at": "y"}))],
+)
+def test_a_journal_that_cannot_be_read_is_said_to_be_so(site: Site, number: str, content: str) -> None:
     journal = site.submit()
-    entry = site.home / "store" / "experiments" / journal.experiment_id / "journal" / "000001.json"
-    entry.write_text("{")
-    text = site.page(journal, code=503)
-    assert "No connection" in text or "not readable" in text
-    assert "000001.json" in text
+    entry = site.home / "store" / "experiments" / journal.experiment_id / "journal" / f"{number}.json"
+    entry.write_text(content)
+    text = site.page(journal, code=500)
+    assert f"{number}.json, which is not readable" in text
+    assert "No connection" not in text
+    assert "Traceback" not in text
 
 
-def test_a_defect_is_a_page_without_its_details(site: Site) -> None:
+def test_a_defect_is_a_page_without_its_details(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("unheard of")
+
     journal = site.submit()
-    entry = site.home / "store" / "experiments" / journal.experiment_id / "journal" / "000003.json"
-    entry.write_text(json.dumps({"schema": 1, "kind": "unheard of", "by": "x", "at": "y"}))
+    monkeypatch.setattr(Client, "show", fail)
     text = site.page(journal, code=500)
     assert "unheard of" not in text
     assert "Traceback" not in text
