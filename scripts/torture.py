@@ -14,7 +14,8 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "docs" / "torture.md"
-#: How many rounds tests make here, unless the environment says otherwise; some are tests of `make test`, with more of the same.
+#: How many rounds tests make here, unless the environment says otherwise; some are tests of `make test`, with more of
+#: the same.
 ROUNDS = {"CRASH_ROUNDS": "50", "FUZZ_REQUESTS": "2000", "STUDIO_TEST_CHILDREN": "1000", "ATTEMPT_ROUNDS": "10"}
 #: Tests of `make test` that such variables concern.
 AGAIN = (
