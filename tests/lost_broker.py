@@ -91,7 +91,7 @@ class LostBroker:
         for each in everything:
             journal = self.studio.store.journal(each)
             state = journal.refresh()
-            assert (state.status, len(state.attempts)) == (Status.FINISHED, 1), each
+            assert (state.status, len(state.attempts)) == (Status.FINISHED, 1), (each, state.attempts)
             assert [entry.kind for entry in journal.entries].count(Kind.CLAIMED) == 1
         starts = [path.name.rpartition("-")[0] for path in self.marks.iterdir() if path.name != "go"]
         assert len(starts) == len(set(starts)) == len(everything)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import shutil
@@ -64,6 +65,15 @@ def _make_folder(path: Path) -> None:
             path.mkdir(parents=True, exist_ok=True)
             return
     path.mkdir(parents=True, exist_ok=True)
+
+
+def all_with(home: Path, name: str) -> list[Path]:
+    """A file of this name in every attempt's directory that has it, in order.
+
+    Not by `Path.glob`, which fails if a directory goes while it looks: other attempts end meanwhile.
+    """
+    found = glob.iglob(f"{glob.escape(str(home))}/run/*/*/{name}")  # noqa: PTH207
+    return [Path(path) for path in sorted(found)]
 
 
 def site_of(directory: Path) -> str | None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studio_celery.cache import Cache, Place
+from studio_celery.runtimes import directory
 from studio_celery.runtimes.contract import Cancelled, Launch, Progress
 from studio_celery.runtimes.installer import Outcome, redact
 
@@ -84,7 +85,7 @@ class Environments:
 
     def in_use(self, key: str) -> bool:
         """Whether an attempt on this host was prepared with it and is not cleared away."""
-        return any(_read(path) == key for path in self._home.glob(f"run/*/*/{MARK}"))
+        return any(_read(path) == key for path in directory.all_with(self._home, MARK))
 
     def unfinished(self) -> list[Place]:
         """Those that somebody installs, or was killed over."""

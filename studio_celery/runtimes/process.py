@@ -95,7 +95,7 @@ class ProcessRuntime:
     def find(self) -> list[Handle]:
         """All attempts that were started and not removed; a shim that never started is none."""
         found = []
-        for path in sorted(self._home.glob("run/*/*/process.json")):
+        for path in directory.all_with(self._home, "process.json"):
             record = directory.read_json(path)
             if record is not None:
                 handle = _with_ref(

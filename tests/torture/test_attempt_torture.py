@@ -46,7 +46,9 @@ LIMIT_SECONDS = 900.0
 Record = Callable[[str, object], None]
 
 #: The real time constants; the janitor is quick, so that a round need not wait for it.
-REAL = {f.name: f.default for f in fields(Settings) if f.name.endswith("_seconds")} | {"janitor_seconds": 10.0}
+REAL = {f.name: f.default for f in fields(Settings) if f.name.endswith("_seconds") and f.default} | {
+    "janitor_seconds": 10.0
+}
 
 
 class Round:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +41,24 @@ def test_a_tree_deeper_than_python_goes_is_removed(tmp_path: Path) -> None:
     os.close(folder)
     directory.remove(attempt)
     assert not attempt.exists()
+
+
+def test_what_is_there_is_found_while_others_go(tmp_path: Path) -> None:
+    def come_and_go() -> None:
+        while not over.is_set():
+            for number in range(20):
+                (tmp_path / "run" / f"other{number}" / "1").mkdir(parents=True)
+            for number in range(20):
+                directory.remove(tmp_path / "run" / f"other{number}")
+
+    over = threading.Event()
+    stays = tmp_path / "run" / "this" / "1" / "process.json"
+    stays.parent.mkdir(parents=True)
+    stays.touch()
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        assert all(directory.all_with(tmp_path, "process.json") == [stays] for _ in range(500))
+    finally:
+        over.set()
+        thread.join()
