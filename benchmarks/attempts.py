@@ -13,44 +13,28 @@ for fifty containers 4 GB of memory. The quick run takes about four minutes, the
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 from board import Board
-from machine import described
+from command import arguments, publish, timed
 from supervision import ALL
 from supervision.borrowed import need_engine
 from supervision.figures import MEASURES, WHO
 from supervision.place import FULL, QUICK, Bench, Scale
 from supervision.targets import verdicts
-from table import Report, as_markdown, as_text
+from table import Report
 
 
 def main() -> None:
-    given = _arguments()
-    board = _measured(QUICK if given.quick else FULL, given.only or list(ALL))
-    report = Report(
-        "What looking after attempts costs", "python benchmarks/attempts.py", [board], list(verdicts(board))
+    given = arguments(
+        "Measure what looking after attempts costs.", list(ALL), quick="fewer turns, and half a minute of idleness"
     )
-    print(as_text(report))
-    if given.json:
-        given.json.write_text(json.dumps(board.to_dict(), indent=1) + "\n")
-    if given.markdown:
-        given.markdown.write_text(as_markdown(report, machine=described()))
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Measure what looking after attempts costs.")
-    parser.add_argument("--quick", action="store_true", help="fewer turns, and half a minute of idleness")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables")
-    parser.add_argument("--only", nargs="+", choices=list(ALL), metavar="NAME", help=f"some of: {', '.join(ALL)}")
-    return parser.parse_args()
+    board = _measured(QUICK if given.quick else FULL, given.only)
+    title = "What looking after attempts costs"
+    report = Report(title, "python benchmarks/attempts.py", [board], list(verdicts(board)))
+    publish(report, board.to_dict(), given)
 
 
 def _measured(scale: Scale, names: list[str]) -> Board:
@@ -59,9 +43,8 @@ def _measured(scale: Scale, names: list[str]) -> Board:
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         bench = Bench(Path(name), scale, board)
         for each in names:
-            began = time.monotonic()
-            ALL[each](bench)
-            print(f"{each}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+            with timed(each):
+                ALL[each](bench)
     return board
 
 

@@ -15,11 +15,7 @@ The quick run takes about three minutes, the full one about twelve.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 from board import Board
@@ -28,35 +24,24 @@ from brokers.arena import FULL, QUICK, Scale, arena
 from brokers.backlogs import backlogs
 from brokers.figures import MEASURES, MEASURES_WAITING, WHO, WHO_WAITING
 from brokers.targets import verdicts
-from machine import described
-from table import Report, as_markdown, as_text
+from command import arguments, publish, timed
+from table import Report
 
 _BACKLOGS = "backlogs"
 
 
 def main() -> None:
-    given = _arguments()
-    serving, waiting = _measured(QUICK if given.quick else FULL, given.only or [*ALL, _BACKLOGS])
+    given = arguments(
+        "Measure the local broker beside Google's emulator and floors.",
+        [*ALL, _BACKLOGS],
+        quick="fewer turns, at most 100,000 messages waiting",
+    )
+    serving, waiting = _measured(QUICK if given.quick else FULL, given.only)
     judged = list(verdicts(serving, waiting))
     report = Report(
         "The local broker beside Google's emulator", "python benchmarks/broker.py", [serving, waiting], judged
     )
-    print(as_text(report))
-    if given.json:
-        samples = {"serving": serving.to_dict(), _BACKLOGS: waiting.to_dict()}
-        given.json.write_text(json.dumps(samples, indent=1) + "\n")
-    if given.markdown:
-        given.markdown.write_text(as_markdown(report, machine=described()))
-
-
-def _arguments() -> argparse.Namespace:
-    names = [*ALL, _BACKLOGS]
-    parser = argparse.ArgumentParser(description="Measure the local broker beside Google's emulator and floors.")
-    parser.add_argument("--quick", action="store_true", help="fewer turns, at most 100,000 messages waiting")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables")
-    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=f"some of: {', '.join(names)}")
-    return parser.parse_args()
+    publish(report, {"serving": serving.to_dict(), _BACKLOGS: waiting.to_dict()}, given)
 
 
 def _measured(scale: Scale, names: list[str]) -> tuple[Board, Board]:
@@ -72,12 +57,10 @@ def _measured(scale: Scale, names: list[str]) -> tuple[Board, Board]:
 
 def _measure_one(name: str, folder: Path, scale: Scale, board: Board) -> None:
     """Measure on servers of its own: what the emulator holds from earlier would slow it."""
-    began = time.monotonic()
     place = folder / name
     place.mkdir()
-    with arena(place, scale, board) as servers:
+    with timed(name), arena(place, scale, board) as servers:
         ALL[name](servers)
-    print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
 if __name__ == "__main__":

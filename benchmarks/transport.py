@@ -15,44 +15,27 @@ gone at the end. The quick run takes about five minutes, the full one about twen
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import rivals
 import servers
 from bench import FULL, QUICK, Bench, Scale
 from board import Board
+from command import arguments, publish, timed
 from contenders import contenders
 from figures import FLOOR_EMULATOR, FLOOR_LOCAL, MEASURES, WHO
-from machine import described
 from measures import ALL
-from table import Report, as_markdown, as_text
+from table import Report
 from targets import verdicts
 
 
 def main() -> None:
-    given = _arguments()
+    given = arguments("Measure the transport beside its rivals.", list(ALL), quick="fewer turns, and no killed workers")
     rivals.install()
-    board = _measured(QUICK if given.quick else FULL, given.only or list(ALL))
+    board = _measured(QUICK if given.quick else FULL, given.only)
     report = Report("The transport beside its rivals", "python benchmarks/transport.py", [board], list(verdicts(board)))
-    print(as_text(report))
-    if given.json:
-        given.json.write_text(json.dumps(board.to_dict(), indent=1) + "\n")
-    if given.markdown:
-        given.markdown.write_text(as_markdown(report, machine=described()))
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Measure the transport beside its rivals.")
-    parser.add_argument("--quick", action="store_true", help="fewer turns, and no killed workers")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables")
-    parser.add_argument("--only", nargs="+", choices=list(ALL), metavar="NAME", help=f"some of: {', '.join(ALL)}")
-    return parser.parse_args()
+    publish(report, board.to_dict(), given)
 
 
 def _measured(scale: Scale, names: list[str]) -> Board:
@@ -61,9 +44,8 @@ def _measured(scale: Scale, names: list[str]) -> Board:
         floors = {FLOOR_EMULATOR: addresses.emulator, FLOOR_LOCAL: addresses.local}
         bench = Bench(contenders(addresses), floors, Path(name), scale, board)
         for each in names:
-            began = time.monotonic()
-            ALL[each](bench)
-            print(f"{each}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+            with timed(each):
+                ALL[each](bench)
     return board
 
 

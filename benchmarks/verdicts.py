@@ -24,15 +24,8 @@ class Verdict:
 def at_least(board: Board, measure: Measure, who: str, base: str, least: float) -> Verdict:
     """Judge a rate by that of ``base`` in the same turns."""
     ratio = board.ratio(measure, who, base)
-    return Verdict(
-        measure,
-        who,
-        board.median(measure, who),
-        board.median(measure, base),
-        ratio,
-        f"at least {least:g} x {base}",
-        None if ratio is None else ratio >= least,
-    )
+    met = None if ratio is None else ratio >= least
+    return _beside(board, measure, (who, base), ratio, f"at least {least:g} x {base}", met)
 
 
 def at_most(board: Board, measure: Measure, who: str, most: float) -> Verdict:
@@ -45,12 +38,12 @@ def at_most(board: Board, measure: Measure, who: str, most: float) -> Verdict:
 def at_most_above(board: Board, measure: Measure, who: str, base: str, most: float) -> Verdict:
     """Judge a figure by how far it is above that of ``base`` in the same turns."""
     above = board.difference(measure, who, base)
-    return Verdict(
-        measure,
-        who,
-        board.median(measure, who),
-        board.median(measure, base),
-        above,
-        f"at most {most:g} {measure.unit} above {base}",
-        None if above is None else above <= most,
-    )
+    met = None if above is None else above <= most
+    return _beside(board, measure, (who, base), above, f"at most {most:g} {measure.unit} above {base}", met)
+
+
+def _beside(
+    board: Board, measure: Measure, pair: tuple[str, str], compared: float | None, target: str, met: bool | None
+) -> Verdict:
+    who, base = pair
+    return Verdict(measure, who, board.median(measure, who), board.median(measure, base), compared, target, met)

@@ -77,14 +77,21 @@ async def eventually(holds: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def running(path: Path, grace_seconds: float = 0.1) -> AsyncIterator[Bench]:
     bench = Bench(path, grace_seconds)
-    bench.writer.start()
-    await bench.engine.start()
-    try:
+    async with started(bench.database, bench.writer, bench.engine):
         yield bench
+
+
+@asynccontextmanager
+async def started(database: Database, writer: Writer, engine: Engine) -> AsyncIterator[None]:
+    """Have an engine at work, and take down in order what it stands on."""
+    writer.start()
+    await engine.start()
+    try:
+        yield
     finally:
-        bench.engine.close()
-        bench.writer.stop()
-        bench.database.close()
+        engine.close()
+        writer.stop()
+        database.close()
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_bench import started
 
 from transports.local.catalog import Attached
 from transports.local.database import Database
@@ -101,16 +102,10 @@ def player(path: Path) -> Play:
 
     async def main(scenario: Scenario) -> None:
         bench = Bench(path)
-        bench.writer.start()
-        await bench.engine.start()
-        try:
+        async with started(bench.database, bench.writer, bench.engine):
             await bench.engine.administration.create_topic(TOPIC)
             await bench.engine.administration.create_subscription(SUBSCRIPTION)
             await scenario(bench)
-        finally:
-            bench.engine.close()
-            bench.writer.stop()
-            bench.database.close()
 
     return lambda scenario: asyncio.run(main(scenario))
 

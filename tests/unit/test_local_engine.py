@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_bench import eventually, started
 
 from transports.local.database import Database
 from transports.local.delivery import Consumer
@@ -52,24 +53,11 @@ async def acknowledge_at_once(bench: Bench, *requests: list[str]) -> list[list[s
     )
 
 
-async def eventually(holds: Callable[[], bool]) -> None:
-    """Wait until something holds that housekeeping brings about."""
-    async with asyncio.timeout(30):
-        while not holds():
-            await asyncio.sleep(0.01)
-
-
 @asynccontextmanager
 async def running(path: Path) -> AsyncIterator[Bench]:
     bench = Bench(path)
-    bench.writer.start()
-    await bench.engine.start()
-    try:
+    async with started(bench.database, bench.writer, bench.engine):
         yield bench
-    finally:
-        bench.engine.close()
-        bench.writer.stop()
-        bench.database.close()
 
 
 Scenario = Callable[[Bench], Coroutine[Any, Any, None]]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import http.client
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 import pytest
-from s3_server import new_bucket, variables
+from s3_server import in_thread, new_bucket, variables
 
 from studio_celery.errors import StoreError
 from studio_celery.experiment import Experiment, Status, new_id, utc_now
@@ -80,12 +79,9 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def lossy(s3_endpoint: str) -> Iterator[Lossy]:
-    with Lossy(s3_endpoint) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
+    server = Lossy(s3_endpoint)
+    with in_thread(server):
         yield server
-        server.shutdown()
-        thread.join(30)
 
 
 @pytest.fixture

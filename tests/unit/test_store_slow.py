@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from s3_server import new_bucket, variables
+from s3_server import in_thread, new_bucket, variables
 
 from studio_celery.errors import StoreError, StoreRefusal
 from studio_celery.store import Store, limits, objects
@@ -108,12 +108,9 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(s3_endpoint: str) -> Iterator[SlowServer]:
-    with SlowServer(s3_endpoint) as one:
-        thread = threading.Thread(target=one.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
+    one = SlowServer(s3_endpoint)
+    with in_thread(one):
         yield one
-        one.shutdown()
-        thread.join(30)
 
 
 @pytest.fixture
