@@ -21,7 +21,7 @@ from transports.pubsub.link import links
 
 #: All times at a twentieth.
 FAST = {"lease_floor_seconds": 2.25, "lease_ceiling_seconds": 30.0, "ack_deadline_seconds": 10}
-#: Seconds for what must come. The emulator goes on delivering to a process that was killed, 10 s at a time.
+#: Seconds for what must come.
 LIMIT = 60.0
 #: Seconds without a message after which none is on its way.
 SILENCE = 1.0
@@ -45,11 +45,11 @@ class Taker:
             self.connection.drain_events(timeout=seconds)
         return self.messages[before:]
 
-    def bodies(self, count: int) -> list[Any]:
+    def bodies(self, count: int, seconds: float = LIMIT) -> list[Any]:
         """Take so many, acknowledge them, and return what they say."""
         found = []
         for _ in range(count):
-            (message,) = self.take()
+            (message,) = self.take(seconds=seconds)
             message.ack()
             found.append(message.payload)
         return found

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from kombu import Queue
 from kombu.message import Message
-from pubsub_client import PubSub
+from pubsub_client import AFTER_A_KILL_SECONDS, PubSub
 from studio import wait_for
 from test_pubsub_bench import GPU, LIMIT, Broker, Taker
 
@@ -85,7 +85,7 @@ class TestLeases:
             assert process.stdout is not None
             assert process.stdout.readline() == "a\n"
             process.send_signal(signal.SIGKILL)
-        assert broker.taker(GPU).bodies(1) == ["a"]
+        assert broker.taker(GPU).bodies(1, AFTER_A_KILL_SECONDS) == ["a"]
 
     def test_what_an_ended_process_held_is_redelivered_at_once(self, broker: Broker) -> None:
         broker.publish("a", "b")
