@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from transports.local.backlog import Backlog, Lease
 from transports.local.model import Pending
-from transports.local.tables import Tally
+from transports.local.reading import Tally
 
 #: The first token of "this process"; lower ones are from before a restart.
 FIRST_TOKEN = 1000

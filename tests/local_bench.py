@@ -59,7 +59,7 @@ class Bench:
     def age(self, message: int, seconds: int) -> None:
         """Have a message published so long ago."""
         published_us = now_us() - seconds * 1_000_000
-        sql = "UPDATE messages SET published_us = ? WHERE id = ?"
+        sql = "UPDATE bundles SET published_us = ? WHERE first = ?"
         self.writer.submit(lambda tables: tables._connection.execute(sql, (published_us, message))).result(30)
 
     def look(self) -> None:

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from transports.local.bundles import Bundle, bundled
 from transports.local.database import Database
-from transports.local.model import DeadLetterPolicy, RetryPolicy, Snapshot, StoredMessage, Subscription, Topic
+from transports.local.model import (
+    DeadLetterPolicy,
+    Draft,
+    Pending,
+    RetryPolicy,
+    Snapshot,
+    StoredMessage,
+    Subscription,
+    Topic,
+)
 from transports.local.tables import Tables
 
 TOPIC = Topic("projects/p/topics/topic", {"a": "b"}, 1200)
@@ -28,11 +38,29 @@ def messages(*ids: int) -> list[StoredMessage]:
     return [StoredMessage(each, each * 100, b"x" * each) for each in ids]
 
 
+def bundles(*ids: int, key: str = "") -> list[Bundle]:
+    """Return those messages, each as a bundle by itself."""
+    return [bundle for each in ids for bundle in bundled(each, each * 100, [Draft(b"x" * each, {}, key)])]
+
+
+def pending(*ids: int) -> list[Pending]:
+    """Return them as their subscriptions see them."""
+    return [Pending(each, each * 100, each, bundle=each) for each in ids]
+
+
 def add(tables: Tables, *ids: int, backlogs: Sequence[int] = (), kept: Sequence[int] = (), key: str = "") -> None:
     """Store messages that these subscriptions wait for, and these keepers keep."""
-    tables.add_messages(messages(*ids))
-    tables.add_to_backlogs((number, each, key) for each in ids for number in backlogs)
-    tables.keep((number, each) for each in ids for number in kept)
+    stored = bundles(*ids, key=key)
+    tables.add_bundles(stored)
+    tables.add_to_backlogs((number, each.whole, key) for each in stored for number in backlogs)
+    tables.keep((number, each.whole) for each in stored for number in kept)
+
+
+def stored(database: Database) -> list[int]:
+    """Return the ids of all messages whose payload is on disk."""
+    rows = database._reader.execute("SELECT * FROM bundles ORDER BY first").fetchall()
+    found = [Bundle._make(row) for row in rows]
+    return [each.id for bundle in found for each in bundle.messages(bundle.whole.ids())]
 
 
 def waiting(database: Database, number: int) -> list[int]:

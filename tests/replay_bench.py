@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from local_bench import started
 
+from transports.local.bundles import Part
 from transports.local.catalog import Attached
 from transports.local.database import Database
 from transports.local.delivery import Consumer
@@ -24,6 +25,8 @@ SUBSCRIPTION = Subscription("projects/p/subscriptions/one", TOPIC.name, 600, 600
 SNAPSHOT = "projects/p/snapshots/one"
 #: Messages of a backlog that takes several pieces.
 LONG = 3 * PIECE_MESSAGES + 1
+#: Most messages in one request, which is a bundle; a piece is some of them.
+BATCH = 100
 
 
 class Bench:
@@ -42,7 +45,7 @@ class Bench:
     async def publish(self, count: int) -> list[int]:
         ids: list[int] = []
         while len(ids) < count:
-            ids += await self.engine.publish(TOPIC.name, [Draft(b"x")] * min(1000, count - len(ids)))
+            ids += await self.engine.publish(TOPIC.name, [Draft(b"x")] * min(BATCH, count - len(ids)))
         return ids
 
     async def take(self, count: int) -> list[str]:
@@ -68,9 +71,8 @@ class Bench:
 
     def kept(self, number: int) -> int:
         """Count what is kept for somebody."""
-        sql = "SELECT count(*) FROM kept WHERE keeper = ?"
-        (count,) = self.database._reader.execute(sql, (number,)).fetchone()
-        return int(count)
+        rows = self.database._reader.execute("SELECT first, last, members FROM kept WHERE keeper = ?", (number,))
+        return sum(Part.read(*row).total for row in rows.fetchall())
 
     async def while_the_writer_waits(self, *works: Coroutine[Any, Any, object]) -> list[object]:
         """Have works share one transaction, and a last change fail it."""

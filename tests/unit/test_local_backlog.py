@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transports.local.backlog import Backlog, Lease, Policy
-from transports.local.tables import Tally
+from transports.local.reading import Tally
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transports.local.backlog import PAGE_MESSAGES, Backlog, Policy
 from transports.local.model import Pending
 from transports.local.ordering import LINE_MESSAGES
-from transports.local.tables import Tally
+from transports.local.reading import Tally
 
 MANY = 5 * PAGE_MESSAGES
 

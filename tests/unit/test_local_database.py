@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from local_tables import SNAPSHOT, SUBSCRIPTION, TOPIC, add, messages
+from local_tables import SNAPSHOT, SUBSCRIPTION, TOPIC, add, bundles, messages, pending
 
 from transports.local.database import Database, StorageError
 from transports.local.errors import DataUnusableError
@@ -40,8 +40,8 @@ def test_what_was_committed_is_there_when_opened_again(path: Path) -> None:
         tables.save_subscription(7, SUBSCRIPTION)
         tables.save_snapshot(8, SNAPSHOT)
         add(tables, 1, 2, backlogs=[7])
-        tables.note_deliveries(7, [Pending(2, 200, 2, "", 99, 4)], 5_000_000)
-        tables.note_extensions(7, [(2, 6_000_000)])
+        tables.note_deliveries(7, [Pending(2, 200, 2, "", 99, 4, 2)], 5_000_000)
+        tables.note_extensions(7, [(Pending(2, 200, 2, "", 99, 4, 2), 6_000_000)])
         tables.save_counter("starts", 3)
     database.close()
     again = Database(path)
@@ -50,26 +50,29 @@ def test_what_was_committed_is_there_when_opened_again(path: Path) -> None:
     assert contents.subscriptions[7].settings == SUBSCRIPTION
     assert contents.snapshots == {8: SNAPSHOT}
     assert contents.counters == {"starts": 3}
-    assert again.page(7, after=0, until=9, at_most=9) == [Pending(1, 100, 1), Pending(2, 200, 2, "", 99, 4)]
-    assert again.leased(7, 0) == [(Pending(2, 200, 2, "", 99, 4), 6_000_000)]
-    assert again.messages([2, 1, 5]) == messages(1, 2)
+    assert again.page(7, after=0, until=9, at_most=9) == [
+        Pending(1, 100, 1, bundle=1),
+        Pending(2, 200, 2, "", 99, 4, 2),
+    ]
+    assert again.leased(7, 0) == [(Pending(2, 200, 2, "", 99, 4, 2), 6_000_000)]
+    assert again.messages(7, pending(2, 1, 5)) == messages(1, 2)
     again.close()
 
 
 def test_a_lease_that_ended_is_not_taken_up(database: Database) -> None:
     with database.transaction() as tables:
         add(tables, 1, backlogs=[7])
-        tables.note_deliveries(7, [Pending(1, 100, 1, "", 99, 1)], 5_000_000)
-        tables.note_returns(7, [Pending(1, 100, 1, "", 99, 1)])
+        tables.note_deliveries(7, [Pending(1, 100, 1, "", 99, 1, 1)], 5_000_000)
+        tables.note_returns(7, [Pending(1, 100, 1, "", 99, 1, 1)])
     assert database.leased(7, 0) == []
-    assert database.page(7, after=0, until=9, at_most=9) == [Pending(1, 100, 1, "", 99, 1)]
+    assert database.page(7, after=0, until=9, at_most=9) == [Pending(1, 100, 1, "", 99, 1, 1)]
 
 
 def test_a_transaction_that_fails_changes_nothing(database: Database) -> None:
     def fail() -> None:
         with database.transaction() as tables:
             tables.save_topic(3, TOPIC)
-            tables.add_messages(messages(1, 1))
+            tables.add_bundles(bundles(1, 1))
 
     with pytest.raises(StorageError, match="cannot store"):
         fail()
@@ -87,8 +90,8 @@ def test_a_key_is_read_in_its_order(database: Database) -> None:
 def test_more_messages_than_fit_into_one_select_are_read(database: Database) -> None:
     many = messages(*range(1, 1201))
     with database.transaction() as tables:
-        tables.add_messages(many)
-    assert database.messages([each.id for each in many]) == many
+        add(tables, *range(1, 1201), backlogs=[1])
+    assert database.messages(1, pending(*range(1, 1201))) == many
 
 
 def test_commits_are_synced_in_wal_mode(database: Database) -> None:

@@ -11,9 +11,10 @@ import pytest
 from backlog_bench import Shelf
 
 from transports.local.backlog import Backlog, Policy
+from transports.local.bundles import bundled
 from transports.local.delivery import Consumer, Dispatcher
 from transports.local.errors import UnavailableError
-from transports.local.model import Pending
+from transports.local.model import Draft, Pending
 
 
 class Bench:
@@ -30,8 +31,8 @@ class Bench:
     def delivered(self, batch: Sequence[Pending], seconds: float) -> None:
         self.delivered_ids += [each.message_id for each in batch]
 
-    def extended(self, leases: Sequence[tuple[int, float]]) -> None:
-        self.extensions += [(message, round(seconds)) for message, seconds in leases]
+    def extended(self, leases: Sequence[tuple[Pending, float]]) -> None:
+        self.extensions += [(each.message_id, round(seconds)) for each, seconds in leases]
 
     def returned(self, messages: Sequence[Pending]) -> None:
         self.returned_ids += [each.message_id for each in messages]
@@ -40,7 +41,8 @@ class Bench:
         self.dead_ids += [each.message_id for each in messages]
 
     def publish(self, *ids: int, size: int = 10) -> None:
-        self.dispatcher.add(Pending(each, 1, size) for each in ids)
+        found = [bundle for each in ids for bundle in bundled(each, 1, [Draft(b"x" * size)])]
+        self.dispatcher.add([(each, each.whole) for each in found], ordered=False)
 
     async def next_ids(self, consumer: Consumer) -> list[int]:
         async with asyncio.timeout(30):

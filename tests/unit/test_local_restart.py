@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from local_bench import DAY_SECONDS, DEAD, GRAVEYARD, SUBSCRIPTION, eventually, payload, run, running, set_up
+from local_tables import stored
 
+from transports.local.bundles import Part
 from transports.local.clock import now_us
 from transports.local.model import DeadLetterPolicy
 from transports.local.tables import Tables
@@ -159,7 +161,7 @@ class TestAfterARestart:
                 assert len(bench.attached.dispatcher.backlog) == 0
             async with running(tmp_path) as bench:
                 assert len(bench.attached.dispatcher.backlog) == 0
-                await eventually(lambda: bench.database.messages(ids) == [])
+                await eventually(lambda: stored(bench.database) == [])
 
         run(main())
 
@@ -170,7 +172,7 @@ class TestAfterARestart:
                 def begin(tables: Tables) -> None:
                     tables.save_counter("keepers", 7)
                     tables.condemn(7)
-                    tables.keep([(7, 1)])
+                    tables.keep([(7, Part(1, 1, 1))])
 
                 bench.writer.submit(begin).result(30)
             async with running(tmp_path) as bench:

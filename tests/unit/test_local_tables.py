@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from local_tables import SUBSCRIPTION, add, messages, waiting
+from local_tables import SUBSCRIPTION, add, pending, stored, waiting
 
 from transports.local.database import Database
-from transports.local.tables import Replay
+from transports.local.needs import Replay
 
 
 @pytest.fixture
@@ -22,12 +22,12 @@ def database(tmp_path: Path) -> Iterator[Database]:
 def test_a_payload_stays_until_nobody_needs_it(database: Database) -> None:
     with database.transaction() as tables:
         add(tables, 1, backlogs=[1, 2], kept=[3])
-        tables.settle(1, [1], keep=False)
-        tables.settle(2, [1], keep=False)
-    assert database.messages([1]) == messages(1)
+        tables.settle(1, pending(1), keep=False, snapshot=None)
+        tables.settle(2, pending(1), keep=False, snapshot=None)
+    assert stored(database) == [1]
     with database.transaction() as tables:
         assert tables.sweep_kept(3, until=9, at_most=9) == 1
-    assert database.messages([1]) == []
+    assert stored(database) == []
 
 
 def test_what_a_deleted_subscription_left_is_swept_in_pieces(database: Database) -> None:
@@ -40,7 +40,7 @@ def test_what_a_deleted_subscription_left_is_swept_in_pieces(database: Database)
     with database.transaction() as tables:
         assert [tables.sweep_backlog(1, until=9, keep=False, at_most=2) for _ in range(3)] == [2, 1, 0]
         tables.absolve(1)
-    assert database.messages([1, 2, 3]) == messages(1)
+    assert stored(database) == [1]
     assert database.contents().condemned == []
 
 
@@ -48,7 +48,7 @@ def test_what_a_deleted_subscription_left_is_swept_in_pieces(database: Database)
 def test_the_last_message_before_a_time_is_found(database: Database, published_us: int, last: int) -> None:
     with database.transaction() as tables:
         add(tables, *range(10, 31), backlogs=[1])
-        tables.settle(1, [15, 16], keep=False)
+        tables.settle(1, pending(15, 16), keep=False, snapshot=None)
     assert database.last_before(published_us) == last
 
 
@@ -59,7 +59,7 @@ class TestReplaying:
         with database.transaction() as tables:
             tables.save_subscription(1, SUBSCRIPTION)
             add(tables, 1, 2, 3, 4, 5, backlogs=[1], kept=[9])
-            tables.settle(1, [1, 2, 4, 5], keep=True)
+            tables.settle(1, pending(1, 2, 4, 5), keep=True, snapshot=None)
 
     def replay(self, database: Database, replay: Replay, at_most: int = 9) -> list[int]:
         """Bring back what there is, in pieces."""
@@ -87,11 +87,11 @@ class TestReplaying:
             assert tables.take_snapshot(8, 1, after=3, until=9, at_most=at_most) is None
             add(tables, 6, backlogs=[1], kept=[8])
             add(tables, 7, backlogs=[1])
-            tables.settle(1, [3], keep=False)
+            tables.settle(1, pending(3), keep=False, snapshot=None)
         assert self.replay(database, Replay(1, 0, 9, 8, False, None), at_most) == [3, 6, 7]
         after: int | None = 0
         while after is not None:
             with database.transaction() as tables:
                 after = tables.drop_others(1, 8, after=after, until=9, at_most=at_most, keep=False)
         assert waiting(database, 1) == [3, 6]
-        assert database.messages([7]) == []
+        assert 7 not in stored(database)

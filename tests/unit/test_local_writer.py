@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from local_tables import TOPIC, messages
+from local_tables import TOPIC, bundles
 
 from transports.local.database import Database, StorageError
 from transports.local.errors import DataInUseError, DataUnusableError
@@ -53,9 +53,9 @@ class TestWriter:
         assert len(set(map(id, seen))) == 1
 
     def test_a_change_that_fails_does_not_stop_the_writer(self, writer: Writer, database: Database) -> None:
-        writer.submit(lambda tables: tables.add_messages(messages(1))).result(30)
+        writer.submit(lambda tables: tables.add_bundles(bundles(1))).result(30)
         with pytest.raises(StorageError):
-            writer.submit(lambda tables: tables.add_messages(messages(1))).result(30)
+            writer.submit(lambda tables: tables.add_bundles(bundles(1))).result(30)
         with pytest.raises(ZeroDivisionError):
             writer.submit(lambda tables: print(1 / 0)).result(30)
         writer.submit(lambda tables: tables.save_topic(3, TOPIC)).result(30)

@@ -19,7 +19,7 @@ from transports.local.errors import UnavailableError
 from transports.local.memory import Memory
 from transports.local.model import Pending
 from transports.local.ordering import LINE_MESSAGES
-from transports.local.tables import Tally
+from transports.local.reading import Tally
 
 __all__ = ["Backlog", "Holder", "Lease", "Policy", "Source"]
 
@@ -81,18 +81,27 @@ class Backlog:
         """Return the publish time of the oldest message; None if there is none."""
         return self._source.oldest_published_us()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether what is published now comes into memory, and does not wait on disk until somebody takes it."""
+        return self._cursor == self._newest and self._memory.ready < PAGE_MESSAGES
+
     def add(self, pending: Pending) -> None:
         """Add a message that was published, ready."""
-        if pending.message_id <= self._newest:
-            return  # a change that ended meanwhile has counted it
-        self._total += 1
-        if self._added is not None:
-            self._added.add(pending.message_id)
-        all_in_memory = self._cursor == self._newest
-        self._newest = pending.message_id
-        if all_in_memory and self._memory.ready < PAGE_MESSAGES:
+        room = self.has_room
+        if self.leave([pending.message_id]) and room:
             self._cursor = pending.message_id
             self._admit(pending)
+
+    def leave(self, message_ids: Sequence[int]) -> bool:
+        """Count messages that were published, and leave them on disk; False if a change has counted them meanwhile."""
+        if message_ids[-1] <= self._newest:
+            return False
+        self._total += len(message_ids)
+        if self._added is not None:
+            self._added.update(message_ids)
+        self._newest = message_ids[-1]
+        return True
 
     def hold(self, pending: Pending, deadline: float) -> None:
         """Take up a lease that an earlier process gave."""
@@ -152,10 +161,10 @@ class Backlog:
         self._memory.lease(entry, deadline)
         return True
 
-    def lease_ends(self, message_ids: Iterable[int]) -> list[tuple[int, float]]:
+    def lease_ends(self, message_ids: Iterable[int]) -> list[tuple[Pending, float]]:
         """Return, of those messages that are leased, until when."""
         found = [self._memory.get(each) for each in message_ids]
-        return [(each.message_id, each.due) for each in found if each is not None and each.state is State.LEASED]
+        return [(each.pending(), each.due) for each in found if each is not None and each.state is State.LEASED]
 
     def give_back(self, message_id: int, token: int, now: float = 0.0) -> bool:
         """End the lease of a delivered message; False if its ack id is good no longer."""

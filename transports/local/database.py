@@ -13,26 +13,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from transports.local import reading
 from transports.local.errors import BrokerError, DataUnusableError
 from transports.local.model import Pending, Snapshot, StoredMessage, Subscription, Topic
-from transports.local.tables import SCHEMA, SCHEMA_VERSION, Tables, Tally, last_before, tally
+from transports.local.reading import Tally
+from transports.local.tables import SCHEMA, SCHEMA_VERSION, Tables
 
 logger = logging.getLogger(__name__)
 
-#: Most ids in one SELECT; SQLite's own limit on parameters is far higher.
-_IDS_PER_SELECT = 500
 #: Bytes of a file up to which all of it is checked at the start; beyond, messages are checked as they are read.
 _CHECKED_BYTES = 64 * 1024 * 1024
 #: KiB of pages that each connection keeps in memory.
 _CACHE_KIB = 16_000
 #: Tables without which nothing works; they are small, and checked at every start.
 _SMALL_TABLES = ("counters", "topics", "subscriptions", "snapshots", "condemned")
-_PENDING = """
-SELECT backlog.message, published_us, length(payload), backlog.ordering_key, coalesce(token, 0), coalesce(attempts, 0)
-FROM backlog JOIN messages ON messages.id = backlog.message
-LEFT JOIN deliveries ON deliveries.keeper = backlog.keeper AND deliveries.message = backlog.message
-WHERE backlog.keeper = ?
-"""
 
 
 class StorageError(BrokerError):
@@ -109,57 +103,48 @@ class Database:
         except sqlite3.Error as exc:
             raise DataUnusableError(f"Cannot read what the broker had stored: {exc}.") from exc
 
-    def messages(self, ids: Sequence[int]) -> list[StoredMessage]:
-        """Read messages, in the order of their ids; ids that are gone are left out."""
-        chunks = [ids[start : start + _IDS_PER_SELECT] for start in range(0, len(ids), _IDS_PER_SELECT)]
-        return [StoredMessage(*row) for some in chunks for row in self._select(some)]
+    def messages(self, subscription: int, wanted: Iterable[Pending]) -> list[StoredMessage]:
+        """Read messages of a backlog, in the order of their ids; those that are gone from it are left out."""
+        with _reading():
+            return reading.messages(self._reader, subscription, wanted)
 
     def tally(self, subscription: int) -> Tally:
         """Count a subscription's backlog."""
         with _reading():
-            return tally(self._reader, subscription)
+            return reading.tally(self._reader, subscription)
 
     def last_before(self, published_us: int) -> int:
         """Return the highest id that was published earlier."""
         with _reading():
-            return last_before(self._reader, published_us)
+            return reading.last_before(self._reader, published_us)
 
     def page(self, subscription: int, *, after: int, until: int, at_most: int) -> list[Pending]:
         """Read a part of a backlog in the order of ids."""
-        sql = f"{_PENDING} AND backlog.message > ? AND backlog.message <= ? ORDER BY backlog.message LIMIT ?"
-        return self._pending(sql, (subscription, after, until, at_most))
+        with _reading():
+            return reading.page(self._reader, subscription, after=after, until=until, at_most=at_most)
 
     def page_of_key(self, subscription: int, key: str, *, since: int, until: int, at_most: int) -> list[Pending]:
         """Read a part of what a backlog has of one ordering key, in the order of ids."""
-        sql = (
-            f"{_PENDING} AND backlog.ordering_key = ? AND backlog.ordering_key <> ''"
-            " AND backlog.message >= ? AND backlog.message <= ? ORDER BY backlog.message LIMIT ?"
-        )
-        return self._pending(sql, (subscription, key, since, until, at_most))
+        with _reading():
+            return reading.page_of_key(self._reader, subscription, key, since=since, until=until, at_most=at_most)
 
     def leased(self, subscription: int, floor: int) -> list[tuple[Pending, int]]:
         """Read what was leased to somebody when the broker ended; until when, in microseconds since 1970."""
-        sql = f"{_PENDING} AND backlog.message > ? AND leased <> 0 ORDER BY backlog.message"
         with _reading():
-            ends = dict(
-                self._reader.execute(
-                    "SELECT message, leased FROM deliveries WHERE keeper = ? AND leased <> 0", (subscription,)
-                )
-            )
-        return [(each, ends[each.message_id]) for each in self._pending(sql, (subscription, floor))]
+            return reading.leased(self._reader, subscription, floor)
 
     def oldest_waiting_us(self, subscription: int, floor: int) -> int | None:
         """Return the publish time of a backlog's oldest message; None if there is none."""
-        sql = "SELECT min(message) FROM backlog WHERE keeper = ? AND message > ?"
+        sql = "SELECT min(first) FROM backlog WHERE keeper = ? AND first > ?"
         return self._published_us(sql, (subscription, floor))
 
     def oldest_kept_us(self, keeper: int) -> int | None:
         """Return the publish time of the oldest message that is kept for a replay; None if there is none."""
-        return self._published_us("SELECT min(message) FROM kept WHERE keeper = ?", (keeper,))
+        return self._published_us("SELECT min(first) FROM kept WHERE keeper = ?", (keeper,))
 
     def newest_published_us(self) -> int:
         """Return the publish time of the newest message; 0 if there is none."""
-        return self._published_us("SELECT max(id) FROM messages", ()) or 0
+        return self._published_us("SELECT max(first) FROM bundles", ()) or 0
 
     def close(self) -> None:
         self._reader.close()
@@ -167,22 +152,12 @@ class Database:
 
     def _published_us(self, sql: str, parameters: tuple[int, ...]) -> int | None:
         with _reading():
-            row = self._reader.execute(f"SELECT published_us FROM messages WHERE id = ({sql})", parameters).fetchone()
+            row = self._reader.execute(f"SELECT published_us FROM bundles WHERE first = ({sql})", parameters).fetchone()
         return None if row is None else int(row[0])
 
     def _settings(self, table: str) -> list[tuple[int, dict[str, Any]]]:
         rows = self._reader.execute(f"SELECT id, settings FROM {table}").fetchall()
         return [(number, json.loads(settings)) for number, settings in rows]
-
-    def _pending(self, sql: str, parameters: Iterable[object]) -> list[Pending]:
-        with _reading():
-            return [Pending(*row) for row in self._reader.execute(sql, tuple(parameters)).fetchall()]
-
-    def _select(self, ids: Sequence[int]) -> list[tuple[int, int, bytes, str]]:
-        marks = ", ".join("?" * len(ids))
-        sql = f"SELECT id, published_us, payload, ordering_key FROM messages WHERE id IN ({marks}) ORDER BY id"
-        with _reading():
-            return self._reader.execute(sql, ids).fetchall()
 
     def _open(self, path: Path) -> None:
         # Messages are for nobody else on this machine; SQLite gives the file's mode to its companions.

@@ -52,13 +52,13 @@ class DeadLetters:
         if policy is None:
             raise NotFoundError("The subscription has no dead-letter policy any more.")
         attempts = {each.message_id: each.attempts for each in buried}
-        ids = list(attempts)
-        drafts = [_letter(attached, each, attempts[each.id]) for each in self._ledger.database.messages(ids)]
+        found = self._ledger.database.messages(attached.number, buried)
+        drafts = [_letter(attached, each, attempts[each.id]) for each in found]
         if drafts:
             await self._publishing.publish(
                 policy.topic,
                 drafts,
-                lambda tables: tables.settle(attached.number, ids, keep=keep, snapshot=snapshot),
+                lambda tables: tables.settle(attached.number, buried, keep=keep, snapshot=snapshot),
             )
 
     @staticmethod

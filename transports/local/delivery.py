@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from transports.local.backlog import Backlog, Lease
+from transports.local.bundles import Bundle, Part
 from transports.local.errors import UnavailableError
 from transports.local.model import Pending
 from transports.local.rules import MAX_MESSAGES
@@ -77,7 +78,7 @@ class Observer(Protocol):
     def delivered(self, batch: Sequence[Pending], seconds: float) -> None:
         """Remember that messages are leased from now on for so long."""
 
-    def extended(self, leases: Sequence[tuple[int, float]]) -> None:
+    def extended(self, leases: Sequence[tuple[Pending, float]]) -> None:
         """Remember for how many seconds from now messages are leased."""
 
     def returned(self, messages: Sequence[Pending]) -> None:
@@ -112,10 +113,14 @@ class Dispatcher:
         """The time of leases."""
         return self._loop.time()
 
-    def add(self, messages: Iterable[Pending]) -> None:
+    def add(self, published: Iterable[tuple[Bundle, Part]], *, ordered: bool) -> None:
         """Add published messages and serve who waits."""
-        for each in messages:
-            self.backlog.add(each)
+        for bundle, part in published:
+            if self.backlog.has_room:
+                for each in bundle.pending(part, ordered=ordered):
+                    self.backlog.add(each)
+            else:
+                self.backlog.leave(part.ids())
         self.pump()
 
     def hold(self, messages: Iterable[Pending], seconds: float) -> None:
@@ -224,7 +229,7 @@ class Dispatcher:
         found = self.backlog.lease_ends(self._extended)
         self._extended.clear()
         if found:
-            self._observer.extended([(message_id, due - self.now) for message_id, due in found])
+            self._observer.extended([(each, due - self.now) for each, due in found])
 
     def _fail(self, error: Exception) -> None:
         for consumer in self._waiting:

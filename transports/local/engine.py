@@ -24,10 +24,11 @@ from transports.local.housekeeping import Housekeeper
 from transports.local.ledger import Ledger
 from transports.local.model import Delivery, Draft, Pending, Subscription
 from transports.local.publishing import Publishing
+from transports.local.reading import Tally
 from transports.local.replay import Replays
 from transports.local.rules import MAX_ACK_DEADLINE_SECONDS
 from transports.local.source import DiskSource
-from transports.local.tables import Tables, Tally
+from transports.local.tables import Tables
 from transports.local.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ class Engine:
             self._housekeeper.used(attached)
             batch = await attached.dispatcher.next_batch(consumer)
             try:
-                found = self._database.messages([each.message_id for each in batch])
+                found = self._database.messages(attached.number, batch)
             except StorageError as exc:
                 attached.dispatcher.undo((each.message_id, each.token) for each in batch)
                 raise UnavailableError(str(exc)) from exc
@@ -157,7 +158,7 @@ class Engine:
         snapshot = attached.snapshot
 
         def settle(tables: Tables) -> None:
-            tables.settle(attached.number, ids, keep=keep, snapshot=snapshot)
+            tables.settle(attached.number, settled.values(), keep=keep, snapshot=snapshot)
 
         settling = self._ledger.begin(settle, gone, refused)
         settling.add_done_callback(lambda done: done.exception())  # the writer has logged it, if nobody waits any more
@@ -233,8 +234,8 @@ class _Observer:
         number, until_us = self.attached.number, self._after(seconds)
         self._ledger.write_later(self._ledger.timed(lambda tables: tables.note_deliveries(number, batch, until_us)))
 
-    def extended(self, leases: Sequence[tuple[int, float]]) -> None:
-        number, ends = self.attached.number, [(message, self._after(seconds)) for message, seconds in leases]
+    def extended(self, leases: Sequence[tuple[Pending, float]]) -> None:
+        number, ends = self.attached.number, [(each, self._after(seconds)) for each, seconds in leases]
         self._ledger.write_later(self._ledger.timed(lambda tables: tables.note_extensions(number, ends)))
 
     def returned(self, messages: Sequence[Pending]) -> None:

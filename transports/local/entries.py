@@ -57,23 +57,25 @@ class Entry:
     ordering_key: str
     token: int
     attempts: int
+    bundle: int
     state: State = State.GONE
     due: float = math.inf
     holder: Holder | None = None
 
     @classmethod
     def of(cls, pending: Pending) -> Self:
-        return cls(
-            pending.message_id,
-            pending.published_us,
-            pending.size,
-            pending.ordering_key,
-            pending.token,
-            pending.attempts,
-        )
+        return cls(*pending)
 
     def pending(self) -> Pending:
-        return Pending(self.message_id, self.published_us, self.size, self.ordering_key, self.token, self.attempts)
+        return Pending(
+            self.message_id,
+            self.published_us,
+            self.size,
+            self.ordering_key,
+            self.token,
+            self.attempts,
+            self.bundle,
+        )
 
 
 @dataclass(frozen=True, slots=True)

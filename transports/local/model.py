@@ -126,6 +126,8 @@ class Pending(NamedTuple):
     token: int = 0
     #: How often it was delivered.
     attempts: int = 0
+    #: First id of the bundle that it is stored in.
+    bundle: int = 0
 
 
 class Delivery(NamedTuple):

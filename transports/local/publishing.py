@@ -1,15 +1,16 @@
-"""Publishing: a message is numbered, stored once, and put into the backlog of every subscription that takes it."""
+"""Publishing: messages are numbered, stored once, and put into the backlog of every subscription that takes them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from transports.local.catalog import Attached, Catalog, KnownTopic
+from transports.local.bundles import Bundle, Part, bundled
+from transports.local.catalog import Attached, Catalog
 from transports.local.housekeeping import Housekeeper
 from transports.local.ledger import Ledger
-from transports.local.model import Draft, Pending, StoredMessage
+from transports.local.model import Draft
 from transports.local.tables import Tables
 from transports.local.writer import Change
 
@@ -19,29 +20,19 @@ class _Share:
     """What one subscription takes of a publication."""
 
     attached: Attached
-    messages: Sequence[StoredMessage]
+    taken: Sequence[tuple[Bundle, Part]]
 
-    @classmethod
-    def of(cls, attached: Attached, messages: Sequence[StoredMessage], drafts: Sequence[Draft]) -> _Share:
-        if not attached.settings.filter:
-            return cls(attached, messages)
-        pairs = zip(messages, drafts, strict=True)
-        return cls(attached, [message for message, draft in pairs if attached.accepts(draft.attributes)])
+    @property
+    def ordered(self) -> bool:
+        return self.attached.settings.ordered
 
-    def store(self, tables: Tables, messages: Sequence[StoredMessage]) -> None:
-        """Have the subscription wait for its part of ``messages``, which are stored."""
-        number, ordered = self.attached.number, self.attached.settings.ordered
-        if self.messages is messages:
-            tables.add_all_to_backlog(number, messages[0].id, messages[-1].id, ordered=ordered)
-        else:
-            tables.add_to_backlogs((number, each.id, each.ordering_key if ordered else "") for each in self.messages)
+    def store(self, tables: Tables) -> None:
+        """Have the subscription wait for its part of the bundles, which are stored."""
+        number, ordered = self.attached.number, self.ordered
+        tables.add_to_backlogs((number, part, bundle.ordering_key if ordered else "") for bundle, part in self.taken)
 
     def deliver(self) -> None:
-        ordered = self.attached.settings.ordered
-        self.attached.dispatcher.add(
-            Pending(each.id, each.published_us, len(each.payload), each.ordering_key if ordered else "")
-            for each in self.messages
-        )
+        self.attached.dispatcher.add(self.taken, ordered=self.ordered)
 
 
 class Publishing:
@@ -63,45 +54,51 @@ class Publishing:
         known = self._catalog.topic(topic)
         published_us = self._ledger.clock.now_us()  # the order of ids is that of times
         ids = self._ledger.next_messages(len(drafts))
-        messages = [
-            StoredMessage(number, published_us, each.payload, each.ordering_key)
-            for number, each in zip(ids, drafts, strict=True)
-        ]
-        shares = [_Share.of(each, messages, drafts) for each in self._catalog.subscriptions_of(topic)]
+        takers, keepers = self._catalog.subscriptions_of(topic), self._catalog.keepers_of(known)
+        wanted = {each.number: _wanted(each, ids, drafts) for each in takers}
+        if not keepers and None not in wanted.values():
+            drafts = _blanked(ids, drafts, set().union(*(each for each in wanted.values() if each is not None)))
+        bundles = bundled(ids[0], published_us, drafts)
+        shares = [_Share(each, _taken(bundles, wanted[each.number])) for each in takers]
         reserved = self._ledger.reserve(ids[-1])
 
         def stored() -> list[int]:
             self._ledger.reserved(reserved)
             for share in shares:
-                if share.messages:
+                if share.taken:
                     self._housekeeper.expect_expiry(share.attached, published_us)
                     share.deliver()
             self._housekeeper.expect_topic_expiry(known, published_us)
             return list(ids)
 
-        store = self._change(known, messages, shares)
-
         def change(tables: Tables) -> None:
             if reserved is not None:
                 tables.save_counter("messages", reserved)
-            store(tables)
+            tables.add_bundles(each for each in bundles if each.payload)
+            for share in shares:
+                share.store(tables)
+            tables.keep((keeper, each.whole) for each in bundles for keeper in keepers)
             if also is not None:
                 also(tables)
 
         return self._ledger.begin(change, stored)
 
-    def _change(self, topic: KnownTopic, messages: Sequence[StoredMessage], shares: Sequence[_Share]) -> Change:
-        keepers = self._catalog.keepers_of(topic)
-        wanted = messages
-        if not keepers and not any(len(share.messages) == len(messages) for share in shares):
-            ids = {each.id for share in shares for each in share.messages}
-            wanted = [each for each in messages if each.id in ids]
 
-        def change(tables: Tables) -> None:
-            tables.add_messages(wanted)
-            for share in shares:
-                share.store(tables, messages)
-            if keepers:
-                tables.keep((keeper, each.id) for each in wanted for keeper in keepers)
+def _wanted(attached: Attached, ids: Sequence[int], drafts: Sequence[Draft]) -> set[int] | None:
+    """Return the ids of what a subscription takes; None if it has no filter and takes everything."""
+    if not attached.settings.filter:
+        return None
+    return {number for number, draft in zip(ids, drafts, strict=True) if attached.accepts(draft.attributes)}
 
-        return change
+
+def _blanked(ids: Sequence[int], drafts: Sequence[Draft], wanted: set[int]) -> list[Draft]:
+    """Leave nothing of messages that nobody wants but their ids."""
+    return [each if number in wanted else Draft(b"") for number, each in zip(ids, drafts, strict=True)]
+
+
+def _taken(bundles: Iterable[Bundle], wanted: set[int] | None) -> list[tuple[Bundle, Part]]:
+    """Return what of bundles is wanted, without those of which that is nothing."""
+    if wanted is None:
+        return [(each, each.whole) for each in bundles]
+    parts = ((each, each.part(wanted)) for each in bundles)
+    return [(bundle, part) for bundle, part in parts if part.bits]

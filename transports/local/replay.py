@@ -20,7 +20,9 @@ from transports.local.errors import FailedPreconditionError, UnavailableError
 from transports.local.housekeeping import PIECE_MESSAGES, Housekeeper
 from transports.local.ledger import Ledger, save_keeper
 from transports.local.model import DELETED_TOPIC, Snapshot
-from transports.local.tables import Accepts, Replay, Tables, Tally
+from transports.local.needs import Accepts, Replay
+from transports.local.reading import Tally
+from transports.local.tables import Tables
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,123 @@
+"""Bundles: messages that were published together are stored together, and who needs which of them is a bitmap.
+
+To store a row for each message of a batch, and one more for each subscription, costs several times what the bytes cost.
+So a batch becomes a few *bundles*, each with the ids from ``first`` to ``last``, one publish time and one ordering key;
+a message that has a key is a bundle by itself. Of a bundle, a keeper needs a *part*.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Container, Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from transports.local.model import Draft, Pending, StoredMessage
+
+#: Most messages in a bundle: what is rewritten when one of them is acknowledged or delivered stays small.
+BUNDLE_MESSAGES = 128
+#: Bytes from which on a bundle is full: one message of it is not read or removed without the others.
+BUNDLE_BYTES = 128 * 1024
+
+
+class Part(NamedTuple):
+    """Some messages of a bundle: bit ``n`` of ``bits`` is the message ``first + n``."""
+
+    first: int
+    last: int
+    bits: int
+
+    @classmethod
+    def read(cls, first: int, last: int, members: bytes | None) -> Part:
+        """Read what ``members`` wrote."""
+        return cls(first, last, _all(first, last) if members is None else int.from_bytes(members, "little"))
+
+    @property
+    def members(self) -> bytes | None:
+        """The bits as they are stored: None is all."""
+        if self.bits == _all(self.first, self.last):
+            return None
+        return self.bits.to_bytes((self.last - self.first) // 8 + 1, "little")
+
+    @property
+    def total(self) -> int:
+        return self.bits.bit_count()
+
+    def ids(self) -> list[int]:
+        """Return the ids in their order."""
+        first, bits = self.first, self.bits
+        if bits == _all(first, self.last):
+            return list(range(first, self.last + 1))
+        return [first + place for place in range(self.last - first + 1) if bits >> place & 1]
+
+
+class Bundle(NamedTuple):
+    """Messages with ids from ``first`` to ``last`` as they lie on disk; one that nobody needs has a size of 0."""
+
+    first: int
+    last: int
+    published_us: int
+    ordering_key: str
+    #: Bytes of each message: four of them for a number, the lowest first.
+    sizes: bytes
+    #: The messages, one after the other.
+    payload: bytes
+
+    @property
+    def whole(self) -> Part:
+        return Part(self.first, self.last, _all(self.first, self.last))
+
+    def part(self, wanted: Container[int]) -> Part:
+        """Return of it what is wanted, by ids."""
+        places = enumerate(range(self.first, self.last + 1))
+        return Part(self.first, self.last, sum(1 << place for place, number in places if number in wanted))
+
+    def messages(self, ids: Iterable[int]) -> Iterator[StoredMessage]:
+        """Return some of the messages; those that are not there are left out."""
+        ends = list(accumulate(read_sizes(self.sizes), initial=0))
+        for each in ids:
+            start, end = ends[each - self.first : each - self.first + 2]
+            if start < end:
+                yield StoredMessage(each, self.published_us, self.payload[start:end], self.ordering_key)
+
+    def pending(self, part: Part, *, ordered: bool) -> Iterator[Pending]:
+        """Return a part of it as a subscription sees it that has just been given it."""
+        sizes, key = read_sizes(self.sizes), self.ordering_key if ordered else ""
+        for each in part.ids():
+            yield Pending(each, self.published_us, sizes[each - self.first], key, bundle=self.first)
+
+
+def bundled(first: int, published_us: int, drafts: Sequence[Draft]) -> list[Bundle]:
+    """Number messages from ``first`` on, and put them into bundles."""
+    bundles: list[Bundle] = []
+    start = size = 0
+    for end, draft in enumerate(drafts):
+        full = end - start >= BUNDLE_MESSAGES or size >= BUNDLE_BYTES
+        if end > start and (full or draft.ordering_key or drafts[start].ordering_key):
+            bundles.append(_bundle(first + start, published_us, drafts[start:end]))
+            start, size = end, 0
+        size += len(draft.payload)
+    bundles.append(_bundle(first + start, published_us, drafts[start:]))
+    return bundles
+
+
+def bits_by_bundle(messages: Iterable[Pending]) -> dict[int, int]:
+    """Return by the bundle's first id which of its messages are among these."""
+    found: dict[int, int] = {}
+    for each in messages:
+        found[each.bundle] = found.get(each.bundle, 0) | 1 << each.message_id - each.bundle
+    return found
+
+
+def read_sizes(sizes: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(sizes) // 4}I", sizes)
+
+
+def _bundle(first: int, published_us: int, drafts: Sequence[Draft]) -> Bundle:
+    sizes = struct.pack(f"<{len(drafts)}I", *(len(each.payload) for each in drafts))
+    payload = b"".join([each.payload for each in drafts])
+    return Bundle(first, first + len(drafts) - 1, published_us, drafts[0].ordering_key, sizes, payload)
+
+
+def _all(first: int, last: int) -> int:
+    return (2 << last - first) - 1

@@ -1,0 +1,123 @@
+"""What is read of the tables in which messages lie, by any connection."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transports.local.bundles import BUNDLE_MESSAGES, Bundle, Part, bits_by_bundle, read_sizes
+from transports.local.model import Pending, StoredMessage
+from transports.local.records import Record, Records
+
+_BUNDLE = "SELECT first, last, published_us, ordering_key, sizes, payload FROM bundles WHERE first = ?"
+_WAITING = """
+SELECT members, bundles.first, bundles.last, published_us, bundles.ordering_key, sizes, payload
+FROM backlog JOIN bundles ON bundles.first = backlog.first WHERE backlog.keeper = ? AND backlog.first = ?
+"""
+#: A backlog with all that is known of its messages, the rest of the statement to follow.
+_ROWS = """
+SELECT backlog.first, backlog.last, members, backlog.ordering_key, published_us, sizes, records
+FROM backlog JOIN bundles ON bundles.first = backlog.first
+LEFT JOIN deliveries ON deliveries.keeper = backlog.keeper AND deliveries.first = backlog.first
+WHERE backlog.keeper = ?
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """A subscription's backlog at one moment: how many messages, and an id above which there is none."""
+
+    total: int
+    newest: int
+
+
+def select_bundle(connection: sqlite3.Connection, first: int) -> Bundle | None:
+    row = connection.execute(_BUNDLE, (first,)).fetchone()
+    return None if row is None else Bundle._make(row)
+
+
+def messages(connection: sqlite3.Connection, subscription: int, wanted: Iterable[Pending]) -> list[StoredMessage]:
+    """Read messages of a backlog, in the order of their ids; those that are gone from it are left out."""
+    found: list[StoredMessage] = []
+    for first, bits in sorted(bits_by_bundle(wanted).items()):
+        row = connection.execute(_WAITING, (subscription, first)).fetchone()
+        if row is not None:
+            bundle = Bundle._make(row[1:])
+            there = Part.read(bundle.first, bundle.last, row[0])
+            found.extend(bundle.messages(there._replace(bits=there.bits & bits).ids()))
+    return found
+
+
+def tally(connection: sqlite3.Connection, subscription: int) -> Tally:
+    """Count what lies above a subscription's floor."""
+    total, newest = connection.execute(
+        "SELECT coalesce(sum(waiting), 0), coalesce(max(last), 0) FROM backlog WHERE keeper = ?1"
+        " AND first > (SELECT floor FROM subscriptions WHERE id = ?1)",
+        (subscription,),
+    ).fetchone()
+    return Tally(int(total), int(newest))
+
+
+def last_before(connection: sqlite3.Connection, published_us: int) -> int:
+    """Return the highest id that was published earlier, or one below the lowest; ids are in the order of time."""
+    lowest, highest = connection.execute(
+        "SELECT coalesce(min(first), 1), coalesce(max(last), 0) FROM bundles"
+    ).fetchone()
+    low, high = int(lowest), int(highest) + 1
+    while low < high:
+        middle = (low + high) // 2
+        row = connection.execute(
+            "SELECT last, published_us FROM bundles WHERE first >= ? ORDER BY first LIMIT 1", (middle,)
+        ).fetchone()
+        if row is None or row[1] >= published_us:
+            high = middle
+        else:
+            low = int(row[0]) + 1
+    return low - 1
+
+
+def page(connection: sqlite3.Connection, subscription: int, *, after: int, until: int, at_most: int) -> list[Pending]:
+    """Read a part of a backlog in the order of ids."""
+    # The index knows the first ids of bundles only.
+    sql = f"{_ROWS} AND backlog.first > ? AND backlog.first <= ? AND backlog.last > ? ORDER BY backlog.first"
+    rows = connection.execute(sql, (subscription, after - BUNDLE_MESSAGES, until, after))
+    return _some(rows, range(after + 1, until + 1), at_most)
+
+
+def page_of_key(
+    connection: sqlite3.Connection, subscription: int, key: str, *, since: int, until: int, at_most: int
+) -> list[Pending]:
+    """Read a part of what a backlog has of one ordering key, in the order of ids."""
+    sql = (
+        f"{_ROWS} AND backlog.ordering_key = ? AND backlog.ordering_key <> ''"
+        " AND backlog.first >= ? AND backlog.first <= ? ORDER BY backlog.first"
+    )
+    rows = connection.execute(sql, (subscription, key, since, until))
+    return _some(rows, range(since, until + 1), at_most)
+
+
+def leased(connection: sqlite3.Connection, subscription: int, floor: int) -> list[tuple[Pending, int]]:
+    """Read what is leased to somebody; until when, in microseconds since 1970."""
+    sql = f"{_ROWS} AND backlog.first > ? AND records IS NOT NULL ORDER BY backlog.first"
+    rows = connection.execute(sql, (subscription, floor))
+    return [(pending, record.leased_us) for row in rows for pending, record in _pending(row) if record.leased_us]
+
+
+def _some(rows: Iterable[Sequence[Any]], ids: range, at_most: int) -> list[Pending]:
+    """Return the first messages of some rows."""
+    found: list[Pending] = []
+    for row in rows:
+        found.extend(pending for pending, _ in _pending(row) if pending.message_id in ids)
+        if len(found) >= at_most:
+            break
+    return found[:at_most]
+
+
+def _pending(row: Sequence[Any]) -> Iterator[tuple[Pending, Record]]:
+    first, last, members, key, published_us, stored_sizes, stored = row
+    sizes, records = read_sizes(stored_sizes), None if stored is None else Records(first, last, stored)
+    for each in Part.read(first, last, members).ids():
+        record = records[each] if records is not None else Record()
+        yield Pending(each, published_us, sizes[each - first], key, record.token, record.attempts, first), record
