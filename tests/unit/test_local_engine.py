@@ -138,7 +138,7 @@ def test_who_acknowledges_what_is_on_its_way_to_the_disk_waits_for_it(tmp_path: 
             bench.refuse_to_write(False)
             assert await acknowledge_at_once(bench, [ack_id, ack_id], [ack_id]) == [[], []]
             assert await acknowledge_at_once(bench, [ack_id]) == [[ack_id]]
-            assert bench.engine._settling == {}
+            assert bench.engine._settling._under_way == {}
 
     asyncio.run(main())
 
@@ -149,11 +149,9 @@ def test_one_who_does_not_wait_any_more_leaves_the_acknowledgement_to_the_other(
     async def scenario(bench: Bench) -> None:
         await bench.engine.publish(TOPIC.name, [Draft(b"one")])
         delivery = await bench.take()
-        asked = [
-            asyncio.ensure_future(bench.engine.acknowledge(SUBSCRIPTION.name, [delivery.ack_id])) for _ in range(2)
-        ]
-        # Both have asked, in one turn of the loop; the commit is made in the next.
-        asyncio.get_running_loop().call_soon(asked[0].cancel)
+        # Both ask in one turn of the loop; the commit is made in the next.
+        asked = [bench.engine.acknowledge(SUBSCRIPTION.name, [delivery.ack_id]) for _ in range(2)]
+        asked[0].cancel()
         found = await asyncio.gather(*asked, return_exceptions=True)
         assert isinstance(found[0], asyncio.CancelledError)
         assert found[1] == []

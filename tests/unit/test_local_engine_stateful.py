@@ -48,6 +48,12 @@ class EngineMachine(RuleBasedStateMachine):
         self.runner.close()
         shutil.rmtree(self.path)
 
+    async def _publish(self, drafts: list[Draft]) -> list[int]:
+        return await self.engine.publish(TOPIC.name, drafts)
+
+    async def _acknowledge(self, name: str, ack_ids: list[str]) -> list[str]:
+        return await self.engine.acknowledge(name, ack_ids)
+
     async def _start(self) -> None:
         self.database = Database(self.path / "broker.db")
         self.writer = Writer(self.database)
@@ -71,7 +77,7 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(keys=st.lists(st.sampled_from(["", "A", "B"]), min_size=1, max_size=6))
     def publish(self, keys: list[str]) -> None:
         drafts = [Draft(b"payload", {}, key) for key in keys]
-        ids = self.runner.run(self.engine.publish(TOPIC.name, drafts))
+        ids = self.runner.run(self._publish(drafts))
         for messages in self.open.values():
             messages.update(ids)
         if self.snapshot is not None:
@@ -87,7 +93,7 @@ class EngineMachine(RuleBasedStateMachine):
     def acknowledge(self, name: str, count: int) -> None:
         ids = list(self.held[name])[:count]
         ack_ids = [self.held[name].pop(each).ack_id for each in ids]
-        assert self.runner.run(self.engine.acknowledge(name, ack_ids)) == []
+        assert self.runner.run(self._acknowledge(name, ack_ids)) == []
         self._close(name, set(ids))
 
     @rule(name=names, count=some)
@@ -144,7 +150,7 @@ class EngineMachine(RuleBasedStateMachine):
             ids = {each.message.id for each in taken}
             assert not ids & seen
             seen |= ids
-            self.runner.run(self.engine.acknowledge(name, [each.ack_id for each in taken]))
+            self.runner.run(self._acknowledge(name, [each.ack_id for each in taken]))
         assert seen == self.open[name]
         self._close(name, seen)
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from local_tables import stored
-from replay_bench import LONG, SNAPSHOT, SUBSCRIPTION, TOPIC, Bench, Play, count_pieces, player
+from replay_bench import LONG, SNAPSHOT, SUBSCRIPTION, Bench, Play, count_pieces, player
 
 from transports.local.clock import now_us
 from transports.local.delivery import Consumer
 from transports.local.errors import NotFoundError, UnavailableError
-from transports.local.model import Draft, RetryPolicy
+from transports.local.model import RetryPolicy
 from transports.local.tables import Tables
 
 
@@ -154,7 +154,7 @@ class TestRefused:
     def test_a_snapshot_that_was_not_stored_keeps_nothing(self, play: Play) -> None:
         async def scenario(bench: Bench) -> None:
             await bench.publish(1)
-            published = bench.engine.publish(TOPIC.name, [Draft(b"x")])
+            published = bench.publish(1)
             result, _ = await bench.while_the_writer_waits(bench.snapshot(), published)
             assert isinstance(result, UnavailableError)
             assert bench.engine.catalog.all_snapshots() == []

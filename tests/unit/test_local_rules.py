@@ -74,7 +74,22 @@ def test_an_ack_id_is_read_as_it_was_written(subscription: int, message: int, to
     assert ackids.parse(str(ack_id)) == ack_id
 
 
-@pytest.mark.parametrize("text", ["", "1.2", "1.2.3.4", "1.2.x", "1.2.-3", "1.2.3\n", "projects/p:1"])
+_DIGITS = 48
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "0" * (_DIGITS - 1),
+        "0" * (_DIGITS + 1),
+        "0" * (_DIGITS - 1) + "x",
+        "0" * (_DIGITS - 2) + " 0",
+        "0" * _DIGITS + "\n",
+        "-" + "0" * (_DIGITS - 1),
+        "projects/p:1",
+    ],
+)
 def test_what_is_no_ack_id_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgumentError):
         ackids.parse(text)

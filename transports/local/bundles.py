@@ -90,14 +90,21 @@ class Bundle(NamedTuple):
 def bundled(first: int, published_us: int, drafts: Sequence[Draft]) -> list[Bundle]:
     """Number messages from ``first`` on, and put them into bundles."""
     bundles: list[Bundle] = []
-    start = size = 0
-    for end, draft in enumerate(drafts):
-        full = end - start >= BUNDLE_MESSAGES or size >= BUNDLE_BYTES
-        if end > start and (full or draft.ordering_key or drafts[start].ordering_key):
-            bundles.append(_bundle(first + start, published_us, drafts[start:end]))
-            start, size = end, 0
-        size += len(draft.payload)
-    bundles.append(_bundle(first + start, published_us, drafts[start:]))
+    payloads: list[bytes] = []
+    size, key = 0, ""
+
+    def close() -> None:
+        start = bundles[-1].last + 1 if bundles else first
+        bundles.append(_bundle(start, published_us, key, payloads))
+        payloads.clear()
+
+    for payload, _, own_key in drafts:
+        if payloads and (size >= BUNDLE_BYTES or len(payloads) >= BUNDLE_MESSAGES or own_key or key):
+            close()
+            size = 0
+        payloads.append(payload)
+        size, key = size + len(payload), own_key
+    close()
     return bundles
 
 
@@ -113,10 +120,9 @@ def read_sizes(sizes: bytes) -> tuple[int, ...]:
     return struct.unpack(f"<{len(sizes) // 4}I", sizes)
 
 
-def _bundle(first: int, published_us: int, drafts: Sequence[Draft]) -> Bundle:
-    sizes = struct.pack(f"<{len(drafts)}I", *(len(each.payload) for each in drafts))
-    payload = b"".join([each.payload for each in drafts])
-    return Bundle(first, first + len(drafts) - 1, published_us, drafts[0].ordering_key, sizes, payload)
+def _bundle(first: int, published_us: int, key: str, payloads: Sequence[bytes]) -> Bundle:
+    sizes = struct.pack(f"<{len(payloads)}I", *map(len, payloads))
+    return Bundle(first, first + len(payloads) - 1, published_us, key, sizes, b"".join(payloads))
 
 
 def _all(first: int, last: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from transports.local import ackids
 from transports.local.ackids import AckId
@@ -27,8 +27,8 @@ from transports.local.publishing import Publishing
 from transports.local.reading import Tally
 from transports.local.replay import Replays
 from transports.local.rules import MAX_ACK_DEADLINE_SECONDS
+from transports.local.settling import Asked, Settling
 from transports.local.source import DiskSource
-from transports.local.tables import Tables
 from transports.local.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -44,10 +44,9 @@ class Engine:
         self._database = database
         self._ledger = Ledger(database, writer)
         self._grace_seconds = grace_seconds
-        #: Acknowledgements under way, by what was acknowledged.
-        self._settling: dict[AckId, asyncio.Future[None]] = {}
         self.catalog = Catalog()
         self._housekeeper = Housekeeper(self._ledger, self.catalog)
+        self._settling = Settling(self._ledger, self._housekeeper)
         self._publishing = Publishing(self._ledger, self.catalog, self._housekeeper)
         self._dead_letters = DeadLetters(self._ledger, self._publishing)
         self.replays = Replays(self._ledger, self.catalog, self._housekeeper)
@@ -91,9 +90,12 @@ class Engine:
             attached.dispatcher.report()
         self._ledger.close()
 
-    async def publish(self, topic: str, drafts: Sequence[Draft]) -> list[int]:
-        """Store messages for every subscription that the topic has now, even if this is cancelled; return their ids."""
-        return await self._publishing.publish(topic, drafts)
+    def publish(self, topic: str, drafts: Sequence[Draft]) -> asyncio.Future[list[int]]:
+        """Begin to store messages for every subscription that the topic has now; the future is their ids.
+
+        They are stored whatever becomes of the future.
+        """
+        return self._publishing.publish(topic, drafts)
 
     async def deliveries(self, attached: Attached, consumer: Consumer) -> list[Delivery]:
         """Wait for messages; if this is cancelled, nothing stays leased."""
@@ -119,50 +121,15 @@ class Engine:
                     for each in found
                 ]
 
-    async def acknowledge(self, name: str, ack_ids: Sequence[str]) -> list[str]:
-        """Remove messages for good, also if this is cancelled; return the ack ids that are good no longer."""
+    def acknowledge(self, name: str, ack_ids: Sequence[str]) -> asyncio.Future[list[str]]:
+        """Begin to remove messages for good; the future is the ack ids that are good no longer.
+
+        They are removed whatever becomes of the future.
+        """
         attached = self.catalog.subscription(name)
         parsed = self._parse(attached, ack_ids)
         self._housekeeper.used(attached)
-        async with attached.gate:
-            settled = self._settle(attached, [ack_id for _, ack_id in parsed if ack_id is not None])
-            if settled:
-                self._begin_to_settle(attached, settled)
-            # Who acknowledges once more what is on its way to the disk waits for it, too.
-            under_way = {ack_id: self._settling[ack_id] for _, ack_id in parsed if ack_id in self._settling}
-        if under_way:
-            await asyncio.wait(set(under_way.values()))
-        for each in under_way.values():
-            each.result()
-        return [text for text, ack_id in parsed if ack_id not in under_way]
-
-    def _begin_to_settle(self, attached: Attached, settled: Mapping[AckId, Pending]) -> None:
-        backlog, keep = attached.dispatcher.backlog, attached.settings.retain_acked
-        ids = [ack_id.message for ack_id in settled]
-
-        def ended() -> None:
-            for ack_id in settled:
-                del self._settling[ack_id]
-
-        def gone() -> None:
-            ended()
-            backlog.settled(ids)
-            if keep:
-                self._housekeeper.expect_expiry(attached, min(each.published_us for each in settled.values()))
-
-        def refused() -> None:
-            ended()
-            backlog.restore(settled.values())
-            attached.dispatcher.pump()
-
-        snapshot = attached.snapshot
-
-        def settle(tables: Tables) -> None:
-            tables.settle(attached.number, settled.values(), keep=keep, snapshot=snapshot)
-
-        settling = self._ledger.begin(settle, gone, refused)
-        settling.add_done_callback(lambda done: done.exception())  # the writer has logged it, if nobody waits any more
-        self._settling.update(dict.fromkeys(settled, settling))
+        return self._settling.acknowledge(attached, parsed)
 
     def modify_ack_deadline(self, name: str, ack_ids: Sequence[str], seconds: int) -> list[str]:
         """Lease messages for so many seconds from now, or give them back (0); return the ack ids that are stale."""
@@ -194,12 +161,6 @@ class Engine:
             raise FailedPreconditionError(f"Subscription is detached: {name}.")
         return attached
 
-    @staticmethod
-    def _settle(attached: Attached, ack_ids: Sequence[AckId]) -> dict[AckId, Pending]:
-        """Remove messages from memory; return those whose ack ids were good."""
-        found = ((each, attached.dispatcher.settle(each.message, each.token)) for each in ack_ids)
-        return {each: pending for each, pending in found if pending is not None}
-
     def _attach_new(self, number: int, settings: Subscription) -> Attached:
         return self._attach(number, settings, Tally(0, 0), 0)
 
@@ -212,7 +173,7 @@ class Engine:
         attached = observer.attached = source.attached = Attached(number, settings, dispatcher, floor)
         return attached
 
-    def _parse(self, attached: Attached, ack_ids: Sequence[str]) -> list[tuple[str, AckId | None]]:
+    def _parse(self, attached: Attached, ack_ids: Sequence[str]) -> list[Asked]:
         """Read ack ids, all or none; those of an earlier subscription of the same name are None."""
         found = [(each, ackids.parse(each)) for each in ack_ids]
         strange = {ack_id.subscription for _, ack_id in found} - {attached.number}

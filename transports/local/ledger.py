@@ -60,19 +60,20 @@ class Ledger:
         await self.begin(change, lambda: None)
 
     def begin(
-        self, change: Change, then: Callable[[], T], otherwise: Callable[[], None] = lambda: None
+        self, change: Change, then: Callable[[], T], otherwise: Callable[[BaseException], None] = lambda error: None
     ) -> asyncio.Future[T]:
         """Begin a change that is carried to its end, even if nobody awaits the future, which is what ``then`` returns.
 
-        ``then`` is called on the event loop when the change is on disk, ``otherwise`` if it failed; in that case the
-        future raises, ``UnavailableError`` if it was the disk that refused.
+        ``then`` is called on the event loop when the change is on disk, ``otherwise`` if it failed, with what the
+        future raises then, too: ``UnavailableError`` if it was the disk that refused.
         """
 
         def ended(error: BaseException | None) -> T:
             if error is None:
                 return then()
-            otherwise()
-            raise UnavailableError(str(error)) if isinstance(error, StorageError) else error
+            told = UnavailableError(str(error)) if isinstance(error, StorageError) else error
+            otherwise(told)
+            raise told
 
         return self._commits.begin(change, ended)
 

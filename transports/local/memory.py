@@ -14,6 +14,7 @@ from transports.local.model import Pending
 from transports.local.ordering import Lines
 from transports.local.timetable import Timetable
 
+_READY = State.READY
 _HELD = (State.LEASED, State.DEAD)
 #: States of which the disk does not tell.
 _BUSY = (*_HELD, State.DELAYED)
@@ -155,8 +156,15 @@ class Memory:
             self.make_ready(entry)
 
     def _set_state(self, entry: Entry, state: State) -> None:
-        self.ready += (state is State.READY) - (entry.state is State.READY)
-        self.held += (state in _HELD) - (entry.state in _HELD)
+        before = entry.state
+        if before is _READY:
+            self.ready -= 1
+        elif before in _HELD:
+            self.held -= 1
+        if state is _READY:
+            self.ready += 1
+        elif state in _HELD:
+            self.held += 1
         entry.state, entry.due = state, math.inf
 
     @staticmethod

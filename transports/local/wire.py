@@ -38,9 +38,12 @@ def read_drafts(messages: Sequence[Message]) -> list[Draft]:
     """Check a publish request's messages and return what is published of each."""
     if not 1 <= len(messages) <= rules.MAX_MESSAGES:
         raise InvalidArgumentError(f"A publish request has 1 to {rules.MAX_MESSAGES} messages, not {len(messages)}.")
-    if sum(len(each.data) for each in messages) > rules.MAX_MESSAGE_BYTES:
-        raise InvalidArgumentError(f"A publish request has at most {rules.MAX_MESSAGE_BYTES} bytes of data.")
-    return [_read_draft(each) for each in messages]
+    drafts = [_read_draft(each) for each in messages]
+    limit = rules.MAX_MESSAGE_BYTES
+    # Only the data counts, and is not looked at where all is little.
+    if sum(len(each.payload) for each in drafts) > limit and sum(len(each.data) for each in messages) > limit:
+        raise InvalidArgumentError(f"A publish request has at most {limit} bytes of data.")
+    return drafts
 
 
 def write_delivery(delivery: Delivery) -> Message:
@@ -61,23 +64,21 @@ def add_attributes(payload: bytes, attributes: Mapping[str, str]) -> Draft:
     """Return a stored message as a new one with more attributes."""
     message = request_type("PubsubMessage").FromString(payload)
     message.attributes.update(attributes)
-    return _draft(message)
+    return Draft(message.SerializeToString(), message.attributes, message.ordering_key)
 
 
 def _read_draft(message: Message) -> Draft:
-    if not message.data and not message.attributes:
+    attributes, key = message.attributes, message.ordering_key
+    if attributes:
+        _check_attributes(attributes)
+    elif not message.data:
         raise InvalidArgumentError("A message must have data or at least one attribute.")
-    if message.attributes:
-        _check_attributes(message.attributes)
-    rules.check_ordering_key(message.ordering_key)
+    if key:
+        rules.check_ordering_key(key)
     # Those two are the broker's to say.
     message.ClearField("message_id")
     message.ClearField("publish_time")
-    return _draft(message)
-
-
-def _draft(message: Message) -> Draft:
-    return Draft(message.SerializeToString(), message.attributes, message.ordering_key)
+    return Draft(message.SerializeToString(), attributes, key)
 
 
 def _check_attributes(attributes: Mapping[str, str]) -> None:

@@ -1,0 +1,111 @@
+"""Acknowledging: messages leave memory at once, and the disk with the next commit.
+
+Until then they are *under way*: who acknowledges them once more waits for the same commit, and if the disk refuses
+they come back as they were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from transports.local.ackids import AckId
+from transports.local.catalog import Attached
+from transports.local.housekeeping import Housekeeper
+from transports.local.ledger import Ledger
+from transports.local.model import Pending
+
+R = TypeVar("R")
+
+#: An ack id as it was sent, and as it is read: one of an earlier subscription of the same name as None.
+Asked = tuple[str, AckId | None]
+
+
+class Settling:
+    """Acknowledgements under way."""
+
+    def __init__(self, ledger: Ledger, housekeeper: Housekeeper) -> None:
+        self._ledger = ledger
+        self._housekeeper = housekeeper
+        self._under_way: dict[AckId, asyncio.Future[None]] = {}
+
+    def acknowledge(self, attached: Attached, asked: Sequence[Asked]) -> asyncio.Future[list[str]]:
+        """Begin to remove messages; the future, which may be cancelled, is what of the ack ids is good no longer."""
+        if attached.gate.locked():
+            return asyncio.ensure_future(self._acknowledge_later(attached, asked))
+        return self._acknowledge(attached, asked)
+
+    async def _acknowledge_later(self, attached: Attached, asked: Sequence[Asked]) -> list[str]:
+        async with attached.gate:
+            done = self._acknowledge(attached, asked)
+        return await done
+
+    def _acknowledge(self, attached: Attached, asked: Sequence[Asked]) -> asyncio.Future[list[str]]:
+        settled: dict[AckId, Pending] = {}
+        others: list[Asked] = []
+        settle = attached.dispatcher.settle
+        for text, ack_id in asked:
+            if ack_id is not None and (pending := settle(ack_id.message, ack_id.token)) is not None:
+                settled[ack_id] = pending
+            else:
+                others.append((text, ack_id))
+        # Who acknowledges once more what is on its way to the disk waits for it, too.
+        again = {ack_id: self._under_way[ack_id] for _, ack_id in others if ack_id in self._under_way}
+        stale = [text for text, ack_id in others if ack_id not in again and ack_id not in settled]
+        if settled:
+            answer = self._begin_to_settle(attached, settled, stale)
+            if not again:
+                return answer
+            answer.cancel()  # all of it is waited for together
+            again |= dict.fromkeys(settled, self._under_way[next(iter(settled))])
+        return asyncio.ensure_future(_all_of(set(again.values()), stale)) if again else _done(stale)
+
+    def _begin_to_settle(
+        self, attached: Attached, settled: Mapping[AckId, Pending], stale: list[str]
+    ) -> asyncio.Future[list[str]]:
+        """Begin to remove from the disk what was removed from memory; the future is ``stale``."""
+        backlog, keep, number = attached.dispatcher.backlog, attached.settings.retain_acked, attached.number
+        messages, snapshot = settled.values(), attached.snapshot
+        # Whoever asked may cancel what he waits for, and nobody else's.
+        answer: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+
+        def ended() -> None:
+            for ack_id in settled:
+                del self._under_way[ack_id]
+
+        def gone() -> None:
+            ended()
+            backlog.settled([each.message_id for each in messages])
+            if keep:
+                self._housekeeper.expect_expiry(attached, min(each.published_us for each in messages))
+            if not answer.done():
+                answer.set_result(stale)
+
+        def refused(error: BaseException) -> None:
+            ended()
+            backlog.restore(messages)
+            attached.dispatcher.pump()
+            if not answer.done():
+                answer.set_exception(error)
+
+        settling = self._ledger.begin(
+            lambda tables: tables.settle(number, messages, keep=keep, snapshot=snapshot), gone, refused
+        )
+        settling.add_done_callback(lambda done: done.exception())  # the writer has logged it
+        self._under_way.update(dict.fromkeys(settled, settling))
+        return answer
+
+
+def _done(result: R) -> asyncio.Future[R]:
+    future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+    future.set_result(result)
+    return future
+
+
+async def _all_of(under_way: Iterable[asyncio.Future[Any]], result: R) -> R:
+    """Return a result when everything has ended well; raise what one of it raised otherwise."""
+    await asyncio.wait(under_way)
+    for each in under_way:
+        each.result()
+    return result
