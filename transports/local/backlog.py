@@ -23,6 +23,7 @@ from transports.local.reading import Tally
 
 __all__ = ["Backlog", "Holder", "Lease", "Policy", "Source"]
 
+_LEASED, _DEAD = State.LEASED, State.DEAD
 #: Messages in one page, and most ready ones that publishing leaves in memory: some milliseconds to read, some 300 KB.
 PAGE_MESSAGES = 1000
 #: Pages that one take reads at most; between takes the event loop serves others.
@@ -240,13 +241,12 @@ class Backlog:
         before it could write it down.
         """
         entry = self._memory.get(message_id) or self._fetch(message_id, token)
-        if entry is None or token < entry.token or (token > entry.token and token >= self._first_token):
+        if entry is None or (token != entry.token and not entry.token < token < self._first_token):
             return None
-        if entry.state is State.DEAD:
+        state = entry.state
+        if state is not _LEASED and (state is _DEAD or self._memory.policy.exactly_once):
             return None
-        if self.policy.exactly_once and (entry.state is not State.LEASED or entry.due <= now):
-            return None
-        return entry
+        return None if entry.due <= now and self._memory.policy.exactly_once else entry
 
     def _fetch(self, message_id: int, token: int) -> Entry | None:
         """Read a message that an earlier process delivered, so that its ack id is understood."""

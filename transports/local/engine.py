@@ -175,11 +175,14 @@ class Engine:
 
     def _parse(self, attached: Attached, ack_ids: Sequence[str]) -> list[Asked]:
         """Read ack ids, all or none; those of an earlier subscription of the same name are None."""
-        found = [(each, ackids.parse(each)) for each in ack_ids]
-        strange = {ack_id.subscription for _, ack_id in found} - {attached.number}
-        if strange and any(each.number in strange for each in self.catalog.everything()):
+        found = [ackids.parse(each) for each in ack_ids]
+        numbers = {each.subscription for each in found}
+        if numbers == {attached.number}:
+            return list(zip(ack_ids, found, strict=True))
+        if any(each.number in numbers for each in self.catalog.everything() if each is not attached):
             raise InvalidArgumentError(f"Some ack ids are those of another subscription than {attached.settings.name}.")
-        return [(text, ack_id if ack_id.subscription == attached.number else None) for text, ack_id in found]
+        pairs = zip(ack_ids, found, strict=True)
+        return [(text, ack_id if ack_id.subscription == attached.number else None) for text, ack_id in pairs]
 
 
 class _Observer:

@@ -14,7 +14,7 @@ from transports.local.model import Pending
 from transports.local.ordering import Lines
 from transports.local.timetable import Timetable
 
-_READY = State.READY
+_READY, _GONE = State.READY, State.GONE
 _HELD = (State.LEASED, State.DEAD)
 #: States of which the disk does not tell.
 _BUSY = (*_HELD, State.DELAYED)
@@ -117,7 +117,7 @@ class Memory:
     def forget(self, entry: Entry) -> None:
         """Remove a message from memory."""
         del self._entries[entry.message_id]
-        self._set_state(entry, State.GONE)
+        self._set_state(entry, _GONE)
         self._release(entry)
         if self.orders(entry):
             self.unpark(self.lines.leave(entry.ordering_key, entry.message_id))

@@ -28,7 +28,8 @@ class Settling:
     def __init__(self, ledger: Ledger, housekeeper: Housekeeper) -> None:
         self._ledger = ledger
         self._housekeeper = housekeeper
-        self._under_way: dict[AckId, asyncio.Future[None]] = {}
+        #: By token, which no other delivery has.
+        self._under_way: dict[int, asyncio.Future[None]] = {}
 
     def acknowledge(self, attached: Attached, asked: Sequence[Asked]) -> asyncio.Future[list[str]]:
         """Begin to remove messages; the future, which may be cancelled, is what of the ack ids is good no longer."""
@@ -42,27 +43,30 @@ class Settling:
         return await done
 
     def _acknowledge(self, attached: Attached, asked: Sequence[Asked]) -> asyncio.Future[list[str]]:
-        settled: dict[AckId, Pending] = {}
+        settled: dict[int, Pending] = {}
         others: list[Asked] = []
         settle = attached.dispatcher.settle
-        for text, ack_id in asked:
+        for each in asked:
+            ack_id = each[1]
             if ack_id is not None and (pending := settle(ack_id.message, ack_id.token)) is not None:
-                settled[ack_id] = pending
+                settled[ack_id.token] = pending
             else:
-                others.append((text, ack_id))
+                others.append(each)
         # Who acknowledges once more what is on its way to the disk waits for it, too.
-        again = {ack_id: self._under_way[ack_id] for _, ack_id in others if ack_id in self._under_way}
-        stale = [text for text, ack_id in others if ack_id not in again and ack_id not in settled]
+        again = {ack_id.token for _, ack_id in others if ack_id is not None and ack_id.token in self._under_way}
+        under_way = {self._under_way[token] for token in again}
+        good = again | settled.keys()
+        stale = [text for text, ack_id in others if ack_id is None or ack_id.token not in good]
         if settled:
             answer = self._begin_to_settle(attached, settled, stale)
-            if not again:
+            if not under_way:
                 return answer
             answer.cancel()  # all of it is waited for together
-            again |= dict.fromkeys(settled, self._under_way[next(iter(settled))])
-        return asyncio.ensure_future(_all_of(set(again.values()), stale)) if again else _done(stale)
+            under_way.add(self._under_way[next(iter(settled))])
+        return asyncio.ensure_future(_all_of(under_way, stale)) if under_way else _done(stale)
 
     def _begin_to_settle(
-        self, attached: Attached, settled: Mapping[AckId, Pending], stale: list[str]
+        self, attached: Attached, settled: Mapping[int, Pending], stale: list[str]
     ) -> asyncio.Future[list[str]]:
         """Begin to remove from the disk what was removed from memory; the future is ``stale``."""
         backlog, keep, number = attached.dispatcher.backlog, attached.settings.retain_acked, attached.number
@@ -71,8 +75,8 @@ class Settling:
         answer: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
 
         def ended() -> None:
-            for ack_id in settled:
-                del self._under_way[ack_id]
+            for token in settled:
+                del self._under_way[token]
 
         def gone() -> None:
             ended()
