@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from local_tables import SNAPSHOT, SUBSCRIPTION, TOPIC, add, bundles, messages, pending
 
+from transports.local.bundles import bundled
 from transports.local.database import Database, StorageError
 from transports.local.errors import DataUnusableError
-from transports.local.model import Pending
+from transports.local.model import Draft, Pending
 from transports.local.tables import SCHEMA_VERSION
 
 
@@ -145,3 +146,49 @@ class TestDamage:
         path.mkdir()
         with pytest.raises(DataUnusableError):
             Database(path)
+
+
+class TestLongBacklogs:
+    """What is asked often takes no longer for a long backlog; SQLite says how many steps it made."""
+
+    @pytest.fixture
+    def database(self, path: Path) -> Iterator[Database]:
+        database = Database(path)
+        with database.transaction() as tables:
+            tables.save_subscription(1, SUBSCRIPTION)
+            stored = [bundle for each in range(1, 5001) for bundle in bundled(each, each * 100, [Draft(b"x")])]
+            tables.add_bundles(stored)
+            tables.add_to_backlogs((1, each.whole, "") for each in stored)
+        yield database
+        database.close()
+
+    @pytest.mark.parametrize(
+        "ask",
+        [
+            lambda database: database.last_before(250_000),
+            lambda database: database.leased(1, 0),
+            lambda database: database.oldest_waiting_us(1, 0),
+            lambda database: database.page(1, after=2500, until=5000, at_most=1),
+            lambda database: database.messages(1, pending(2500)),
+            lambda database: database.newest_published_us(),
+        ],
+    )
+    def test_what_is_asked_often_looks_at_little(self, database: Database, ask: Callable[[Database], object]) -> None:
+        steps = _count_steps(database._reader)
+        ask(database)
+        assert len(steps) < 20
+
+    def test_ending_leases_looks_at_what_was_delivered(self, database: Database) -> None:
+        steps = _count_steps(database._writer)
+        with database.transaction() as tables:
+            tables.note_deliveries(1, pending(7), 10**6)
+            tables.end_leases(1)
+        assert len(steps) < 20
+        assert database.leased(1, 0) == []
+
+
+def _count_steps(connection: sqlite3.Connection) -> list[None]:
+    """Return a list that gets an item for every hundred instructions from now on."""
+    steps: list[None] = []
+    connection.set_progress_handler(lambda: steps.append(None), 100)
+    return steps

@@ -16,7 +16,7 @@ from transports.local.model import Draft, Pending, StoredMessage
 
 #: Most messages in a bundle: what is rewritten when one of them is acknowledged or delivered stays small.
 BUNDLE_MESSAGES = 128
-#: Bytes from which on a bundle is full: one message of it is not read or removed without the others.
+#: Most bytes in a bundle, but for a larger message by itself: none is read or removed without the others.
 BUNDLE_BYTES = 128 * 1024
 
 
@@ -42,6 +42,11 @@ class Part(NamedTuple):
     @property
     def total(self) -> int:
         return self.bits.bit_count()
+
+    def within(self, ids: range) -> Part:
+        """Return what of it is within a range of ids."""
+        low, high = max(ids.start - self.first, 0), min(ids.stop - self.first, self.last - self.first + 1)
+        return self._replace(bits=self.bits & ((1 << max(high, low)) - (1 << low)))
 
     def ids(self) -> list[int]:
         """Return the ids in their order."""
@@ -99,11 +104,12 @@ def bundled(first: int, published_us: int, drafts: Sequence[Draft]) -> list[Bund
         payloads.clear()
 
     for payload, _, own_key in drafts:
-        if payloads and (size >= BUNDLE_BYTES or len(payloads) >= BUNDLE_MESSAGES or own_key or key):
+        size += len(payload)
+        if payloads and (size > BUNDLE_BYTES or len(payloads) >= BUNDLE_MESSAGES or own_key or key):
             close()
-            size = 0
+            size = len(payload)
         payloads.append(payload)
-        size, key = size + len(payload), own_key
+        key = own_key
     close()
     return bundles
 

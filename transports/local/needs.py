@@ -87,7 +87,11 @@ class Needs:
             records[each.message_id] = Record(records[each.message_id].token, 0, each.attempts)
 
     def end_leases(self, subscription: int) -> None:
-        sql = "SELECT first, last, records FROM deliveries JOIN backlog USING (keeper, first) WHERE keeper = ?"
+        # In this order: deliveries are few.
+        sql = (
+            "SELECT deliveries.first, last, records FROM deliveries CROSS JOIN backlog USING (keeper, first)"
+            " WHERE deliveries.keeper = ?"
+        )
         for first, last, stored in self._connection.execute(sql, (subscription,)).fetchall():
             records = Records(first, last, stored)
             if any(record.leased_us for record in records):
@@ -119,9 +123,7 @@ class Needs:
         after = max(after, replay.after)
         found = self._parts("kept", replay.source, after=after, until=replay.until, at_most=at_most)
         for part in found:
-            bundle = select_bundle(self._connection, part.first)
-            if bundle is not None:
-                self._bring_back(replay, part, bundle)
+            self._bring_back(replay, part)
         return found[-1].last if found else None
 
     def drop_others(
@@ -162,21 +164,30 @@ class Needs:
         elif not left.bits:
             self._collect(part.first)
 
-    def _bring_back(self, replay: Replay, part: Part, bundle: Bundle) -> None:
+    def _bring_back(self, replay: Replay, part: Part) -> None:
         number = replay.subscription
-        wanted = part.ids() if replay.accepts else []
-        accepted = {each.id for each in bundle.messages(wanted) if replay.accepts and replay.accepts(each.payload)}
-        bits = sum(1 << each - part.first for each in accepted) if replay.accepts else part.bits
         there = self._part("backlog", number, part.first)
-        new = part._replace(bits=bits & ~(there.bits if there else 0))
+        waiting = there.bits if there else 0
+        accepted = part if replay.accepts is None else self._accepted(part, replay.accepts)
+        new = accepted._replace(bits=accepted.bits & ~waiting)
         if new.bits:
             self._forget_deliveries(number, new)
             if there is None:
-                key = bundle.ordering_key if replay.ordered else ""
-                self.add_to_backlogs([(number, new, key)])
+                self.add_to_backlogs([(number, new, self._key_of(part.first) if replay.ordered else "")])
             else:
-                self._set_waiting(number, new._replace(bits=new.bits | there.bits))
-        self._give_up(number, part.first, new.bits | (there.bits if there else 0))
+                self._set_waiting(number, new._replace(bits=new.bits | waiting))
+        self._give_up(number, part.first, new.bits | waiting)
+
+    def _accepted(self, part: Part, accepts: Accepts) -> Part:
+        """Return what of a part passes a filter."""
+        bundle = select_bundle(self._connection, part.first)
+        if bundle is None:
+            return part._replace(bits=0)
+        return bundle.part({each.id for each in bundle.messages(part.ids()) if accepts(each.payload)})
+
+    def _key_of(self, first: int) -> str:
+        row = self._connection.execute("SELECT ordering_key FROM bundles WHERE first = ?", (first,)).fetchone()
+        return str(row[0]) if row else ""
 
     def _set_waiting(self, subscription: int, part: Part) -> None:
         """Have a subscription wait for nothing but this of a bundle that it waits for."""

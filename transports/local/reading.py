@@ -16,13 +16,20 @@ _WAITING = """
 SELECT members, bundles.first, bundles.last, published_us, bundles.ordering_key, sizes, payload
 FROM backlog JOIN bundles ON bundles.first = backlog.first WHERE backlog.keeper = ? AND backlog.first = ?
 """
+_COLUMNS = "backlog.first, backlog.last, members, backlog.ordering_key, published_us, sizes, records"
 #: A backlog with all that is known of its messages, the rest of the statement to follow.
-_ROWS = """
-SELECT backlog.first, backlog.last, members, backlog.ordering_key, published_us, sizes, records
-FROM backlog JOIN bundles ON bundles.first = backlog.first
+_ROWS = f"""
+SELECT {_COLUMNS} FROM backlog JOIN bundles ON bundles.first = backlog.first
 LEFT JOIN deliveries ON deliveries.keeper = backlog.keeper AND deliveries.first = backlog.first
 WHERE backlog.keeper = ?
 """
+#: What of it was delivered; first of all the deliveries, which are few.
+_DELIVERED = f"""
+SELECT {_COLUMNS} FROM deliveries CROSS JOIN backlog USING (keeper, first) JOIN bundles USING (first)
+WHERE deliveries.keeper = ? AND deliveries.first > ? ORDER BY deliveries.first
+"""
+#: The highest id there can be.
+_LAST = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,8 @@ def tally(connection: sqlite3.Connection, subscription: int) -> Tally:
 def last_before(connection: sqlite3.Connection, published_us: int) -> int:
     """Return the highest id that was published earlier, or one below the lowest; ids are in the order of time."""
     lowest, highest = connection.execute(
-        "SELECT coalesce(min(first), 1), coalesce(max(last), 0) FROM bundles"
+        "SELECT coalesce((SELECT min(first) FROM bundles), 1),"
+        " coalesce((SELECT last FROM bundles ORDER BY first DESC LIMIT 1), 0)"
     ).fetchone()
     low, high = int(lowest), int(highest) + 1
     while low < high:
@@ -100,24 +108,25 @@ def page_of_key(
 
 def leased(connection: sqlite3.Connection, subscription: int, floor: int) -> list[tuple[Pending, int]]:
     """Read what is leased to somebody; until when, in microseconds since 1970."""
-    sql = f"{_ROWS} AND backlog.first > ? AND records IS NOT NULL ORDER BY backlog.first"
-    rows = connection.execute(sql, (subscription, floor))
-    return [(pending, record.leased_us) for row in rows for pending, record in _pending(row) if record.leased_us]
+    rows = connection.execute(_DELIVERED, (subscription, floor))
+    found = (each for row in rows for each in _pending(row, range(floor + 1, _LAST + 1)))
+    return [(pending, record.leased_us) for pending, record in found if record.leased_us]
 
 
 def _some(rows: Iterable[Sequence[Any]], ids: range, at_most: int) -> list[Pending]:
     """Return the first messages of some rows."""
     found: list[Pending] = []
     for row in rows:
-        found.extend(pending for pending, _ in _pending(row) if pending.message_id in ids)
+        found.extend(pending for pending, _ in _pending(row, ids))
         if len(found) >= at_most:
             break
     return found[:at_most]
 
 
-def _pending(row: Sequence[Any]) -> Iterator[tuple[Pending, Record]]:
+def _pending(row: Sequence[Any], ids: range) -> Iterator[tuple[Pending, Record]]:
+    """Give those messages of a row that are within a range of ids."""
     first, last, members, key, published_us, stored_sizes, stored = row
     sizes, records = read_sizes(stored_sizes), None if stored is None else Records(first, last, stored)
-    for each in Part.read(first, last, members).ids():
+    for each in Part.read(first, last, members).within(ids).ids():
         record = records[each] if records is not None else Record()
         yield Pending(each, published_us, sizes[each - first], key, record.token, record.attempts, first), record

@@ -28,14 +28,17 @@ class Settling:
     def __init__(self, ledger: Ledger, housekeeper: Housekeeper) -> None:
         self._ledger = ledger
         self._housekeeper = housekeeper
-        #: By token, which no other delivery has.
-        self._under_way: dict[int, asyncio.Future[None]] = {}
+        self._under_way: dict[AckId, asyncio.Future[None]] = {}
+        self._waiting: set[asyncio.Task[list[str]]] = set()
 
     def acknowledge(self, attached: Attached, asked: Sequence[Asked]) -> asyncio.Future[list[str]]:
         """Begin to remove messages; the future, which may be cancelled, is what of the ack ids is good no longer."""
-        if attached.gate.locked():
-            return asyncio.ensure_future(self._acknowledge_later(attached, asked))
-        return self._acknowledge(attached, asked)
+        if not attached.gate.locked():
+            return self._acknowledge(attached, asked)
+        waiting = asyncio.get_running_loop().create_task(self._acknowledge_later(attached, asked))
+        self._waiting.add(waiting)
+        waiting.add_done_callback(self._waiting.discard)
+        return asyncio.shield(waiting)
 
     async def _acknowledge_later(self, attached: Attached, asked: Sequence[Asked]) -> list[str]:
         async with attached.gate:
@@ -43,20 +46,20 @@ class Settling:
         return await done
 
     def _acknowledge(self, attached: Attached, asked: Sequence[Asked]) -> asyncio.Future[list[str]]:
-        settled: dict[int, Pending] = {}
+        settled: dict[AckId, Pending] = {}
         others: list[Asked] = []
         settle = attached.dispatcher.settle
         for each in asked:
             ack_id = each[1]
             if ack_id is not None and (pending := settle(ack_id.message, ack_id.token)) is not None:
-                settled[ack_id.token] = pending
+                settled[ack_id] = pending
             else:
                 others.append(each)
         # Who acknowledges once more what is on its way to the disk waits for it, too.
-        again = {ack_id.token for _, ack_id in others if ack_id is not None and ack_id.token in self._under_way}
-        under_way = {self._under_way[token] for token in again}
+        again = {ack_id for _, ack_id in others if ack_id in self._under_way}
+        under_way = {self._under_way[ack_id] for ack_id in again}
         good = again | settled.keys()
-        stale = [text for text, ack_id in others if ack_id is None or ack_id.token not in good]
+        stale = [text for text, ack_id in others if ack_id not in good]
         if settled:
             answer = self._begin_to_settle(attached, settled, stale)
             if not under_way:
@@ -66,7 +69,7 @@ class Settling:
         return asyncio.ensure_future(_all_of(under_way, stale)) if under_way else _done(stale)
 
     def _begin_to_settle(
-        self, attached: Attached, settled: Mapping[int, Pending], stale: list[str]
+        self, attached: Attached, settled: Mapping[AckId, Pending], stale: list[str]
     ) -> asyncio.Future[list[str]]:
         """Begin to remove from the disk what was removed from memory; the future is ``stale``."""
         backlog, keep, number = attached.dispatcher.backlog, attached.settings.retain_acked, attached.number
@@ -75,8 +78,8 @@ class Settling:
         answer: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
 
         def ended() -> None:
-            for token in settled:
-                del self._under_way[token]
+            for ack_id in settled:
+                del self._under_way[ack_id]
 
         def gone() -> None:
             ended()

@@ -1,0 +1,76 @@
+"""Acknowledgements under way: forged ones harm nobody, and they go on whoever stops waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from batch_bench import draft, publish
+from local_bench import SUBSCRIPTION, Bench, run, running, set_up
+
+from transports.local.ackids import AckId
+
+
+async def _left(path: Path, count: int) -> list[int]:
+    """Leave messages on disk that an earlier broker has published; return their ids."""
+    async with set_up(path) as bench:
+        return await publish(bench, [draft(number) for number in range(count)])
+
+
+def _forged(bench: Bench, message: int, token: int = 7) -> str:
+    """Return an ack id that no broker gave out, as one of an earlier run might look."""
+    return str(AckId(bench.attached.number, message, token))
+
+
+def _remaining(bench: Bench) -> tuple[int, int]:
+    """Return how many messages there are in memory and on disk."""
+    return len(bench.attached.dispatcher.backlog), bench.database.tally(bench.attached.number).total
+
+
+def test_two_messages_of_one_token_are_both_acknowledged(tmp_path: Path) -> None:
+    async def main() -> None:
+        one, two, *_ = await _left(tmp_path, 3)
+        async with running(tmp_path) as bench:
+            forged = [_forged(bench, one), _forged(bench, two)]
+            assert await bench.engine.acknowledge(SUBSCRIPTION.name, forged) == []
+            assert _remaining(bench) == (1, 1)
+
+    run(main())
+
+
+def test_two_requests_of_one_token_are_both_answered(tmp_path: Path) -> None:
+    async def main() -> None:
+        one, two, *_ = await _left(tmp_path, 3)
+        async with running(tmp_path) as bench:
+            asked = [bench.engine.acknowledge(SUBSCRIPTION.name, [_forged(bench, each)]) for each in (one, two)]
+            assert await asyncio.gather(*asked) == [[], []]
+            assert _remaining(bench) == (1, 1)
+
+    run(main())
+
+
+def test_one_named_twice_in_a_request_is_acknowledged_once_and_good(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with set_up(tmp_path) as bench:
+            await publish(bench, [draft(1), draft(2)])
+            taken = await bench.take()
+            assert await bench.engine.acknowledge(SUBSCRIPTION.name, [taken.ack_id] * 2) == []
+            assert _remaining(bench) == (1, 1)
+
+    run(main())
+
+
+def test_one_that_waits_for_its_moment_is_carried_out_although_nobody_waits_for_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with set_up(tmp_path) as bench:
+            await publish(bench, [draft(1)])
+            taken = await bench.take()
+            async with bench.attached.gate:
+                asked = bench.engine.acknowledge(SUBSCRIPTION.name, [taken.ack_id])
+                await asyncio.sleep(0)
+                assert _remaining(bench) == (1, 1)
+                asked.cancel()
+            assert await bench.engine.acknowledge(SUBSCRIPTION.name, [taken.ack_id]) == []
+            assert _remaining(bench) == (0, 0)
+
+    run(main())
