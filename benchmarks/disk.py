@@ -12,7 +12,8 @@ from calls import serve
 from client import MESSAGE_BYTES
 
 _BLOCK = b"x" * 4096
-_PAYLOAD = b"x" * MESSAGE_BYTES
+#: Most bytes in a row, about as in a bundle of the broker.
+_ROW_BYTES = 128 * 1024
 
 
 class Disk:
@@ -22,16 +23,19 @@ class Disk:
         self._database = sqlite3.connect(folder / "floor.db", isolation_level=None)
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
-        self._database.execute("CREATE TABLE messages (id INTEGER PRIMARY KEY, payload BLOB NOT NULL)")
+        self._database.execute("CREATE TABLE bundles (id INTEGER PRIMARY KEY, payload BLOB NOT NULL)")
         self._file = os.open(folder / "floor", os.O_WRONLY | os.O_CREAT)
 
     def commits(self, seconds: float, size: int) -> float:
         """Commit transactions of so many messages; return messages per second."""
-        rows = [(_PAYLOAD,)] * size
+        left, rows = size * MESSAGE_BYTES, []
+        while left > 0:
+            rows.append((b"x" * min(left, _ROW_BYTES),))
+            left -= _ROW_BYTES
 
         def commit() -> None:
             self._database.execute("BEGIN IMMEDIATE")
-            self._database.executemany("INSERT INTO messages (payload) VALUES (?)", rows)
+            self._database.executemany("INSERT INTO bundles (payload) VALUES (?)", rows)
             self._database.execute("COMMIT")
 
         return size * _per_second(seconds, commit)
