@@ -22,6 +22,7 @@ from transports.local.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from transports.local.http2 import Call
 
 _CODES: Mapping[type[RequestError], grpc.StatusCode] = {
     NotFoundError: grpc.StatusCode.NOT_FOUND,
@@ -48,10 +49,10 @@ def code_of(error: BaseException) -> grpc.StatusCode:
     return grpc.StatusCode.INTERNAL
 
 
-async def refuse(context: grpc.aio.ServicerContext, error: Exception) -> None:
+def refuse(call: Call, error: Exception) -> None:
     """End a request with an error of ours, or with INTERNAL if it is none."""
     text = _shortened(str(error)) if isinstance(error, RequestError) else _BUG
-    await context.abort(code_of(error), text, trailing_metadata=_details(error))
+    call.finish(code_of(error), text, _details(error))
 
 
 def _details(error: Exception) -> tuple[tuple[str, bytes], ...]:

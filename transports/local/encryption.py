@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import grpc
 
 from transports.local.errors import CertificateError
 
@@ -21,13 +20,15 @@ class Certificate:
     chain: Path
     key: Path
 
-    def context(self) -> ssl.SSLContext:
+    def context(self, protocols: Sequence[str] = ()) -> ssl.SSLContext:
         """Return what the standard library serves TLS with; each new connection gets the files as they are then.
+
+        ``protocols`` are those that clients may choose from (ALPN).
 
         Raises:
             CertificateError: A file cannot be read, or key and certificate do not belong together.
         """
-        context, renewal = self._loaded(), _Renewal(self)
+        context, renewal = self._loaded(protocols), _Renewal(self, protocols)
 
         def choose(connection: ssl.SSLObject, name: str | None, initial: ssl.SSLContext) -> None:
             if (renewed := renewal.take()) is not None:
@@ -38,28 +39,15 @@ class Certificate:
         context.sni_callback = choose
         return context
 
-    def credentials(self) -> grpc.ServerCredentials:
-        """Return what gRPC serves TLS with; each new connection gets the files as they are then.
-
-        Raises:
-            CertificateError: A file cannot be read, or key and certificate do not belong together.
-        """
-        self._loaded()
-        renewal = _Renewal(self)
-        return grpc.dynamic_ssl_server_credentials(
-            self._configuration(), lambda: None if renewal.take() is None else self._configuration()
-        )
-
     def state(self) -> tuple[int, ...]:
         """Return what is different once a file was changed."""
         found = [path.stat() for path in (self.chain, self.key)]
         return tuple(number for each in found for number in (each.st_ino, each.st_mtime_ns, each.st_size))
 
-    def _configuration(self) -> grpc.ServerCertificateConfiguration:
-        return grpc.ssl_server_certificate_configuration([(self.key.read_bytes(), self.chain.read_bytes())])
-
-    def _loaded(self) -> ssl.SSLContext:
+    def _loaded(self, protocols: Sequence[str]) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        if protocols:
+            context.set_alpn_protocols(list(protocols))
         try:
             # A password would be asked for on the terminal.
             context.load_cert_chain(self.chain, self.key, password=_no_password)
@@ -77,8 +65,9 @@ class _Renewal:
 
     context: ssl.SSLContext
 
-    def __init__(self, certificate: Certificate) -> None:
+    def __init__(self, certificate: Certificate, protocols: Sequence[str]) -> None:
         self._certificate = certificate
+        self._protocols = protocols
         self._seen = certificate.state()
 
     def take(self) -> ssl.SSLContext | None:
@@ -91,7 +80,7 @@ class _Renewal:
             return None
         self._seen = found
         try:
-            renewed = self._certificate._loaded()
+            renewed = self._certificate._loaded(self._protocols)
         except CertificateError as exc:
             logger.error("%s The former certificate is served on.", exc)
             return None

@@ -1,17 +1,16 @@
-"""Our methods as gRPC's: who may call them, how requests are read, answers counted and errors told."""
+"""Our methods as a server's: who may call them, how requests are read, answers counted and errors told."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
-from functools import cache
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from functools import cache, partial
 from typing import Any
 
 import grpc
-import grpc.aio
 from google.protobuf import timestamp_pb2
 from google.protobuf.message import DecodeError
 
@@ -20,10 +19,11 @@ from transports.local.access import Caller, Guard
 from transports.local.answers import code_of, refuse
 from transports.local.engine import Engine
 from transports.local.errors import InvalidArgumentError, RequestError
-from transports.local.methods import Method
+from transports.local.http2 import Call, GoneError, Streaming, Unary
+from transports.local.methods import Method, QuickMethod
 from transports.local.monitoring import service
 from transports.local.monitoring.counters import Counters
-from transports.local.outgoing import Outgoing
+from transports.local.promises import Promise
 from transports.local.streams import Pipe, serve_stream
 from transports.local.subscriber import SubscriberService
 from transports.local.wire import Message
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds before a caller's deadline at which a pull that found nothing answers, so that the answer arrives in time.
 ANSWER_SECONDS = 0.2
+#: The code of what went well, as it is counted.
+_OK = grpc.StatusCode.OK.name
 #: The class that streams are read as.
 _STREAM_REQUEST = wire.request_type("StreamingPullRequest")
 
@@ -59,7 +61,7 @@ def _times(request_class: Any) -> Sequence[str]:
 
 
 class Adapter:
-    """Turns our methods into gRPC's; the bytes of requests are read here, so that bad ones are answered in words."""
+    """Turns our methods into the server's; requests are read here, so that bad ones are answered in words."""
 
     def __init__(self, guard: Guard, counters: Counters) -> None:
         self._guard = guard
@@ -70,19 +72,56 @@ class Adapter:
         """Wait for the changes under way, whose clients may have gone."""
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
-    def unary(self, name: str, method: Method, request_class: Any) -> grpc.RpcMethodHandler:
-        """Wrap a method that is carried to its end once begun, even if the client goes."""
+    def quick(self, name: str, method: QuickMethod, request_class: Any) -> Unary:
+        """Wrap a method that is done, or begun and carried to its end by others, when it returns: it has no task."""
+        count = self._count_of(name)
 
-        async def handle(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
-            async with self._serving(name, context) as caller:
+        def begin(call: Call, data: bytes) -> None:
+            caller = None
+            try:
+                caller = self._guard.admit(call.metadata)
                 request = parse(request_class, data)
                 caller.check(name, request)
-                work = method(request)
-                response = await (work if name in methods.SELF_CARRIED else self._carried(work))
-                self._see(caller, request, response)
-                return _serialize(response)
+                found = method(request)
+            except Exception as exc:  # noqa: BLE001 - answered, and logged if it is no refusal
+                self._refuse(call, name, caller, exc)
+            else:
+                if isinstance(found, Promise):
+                    found.done.add_done_callback(partial(conclude, call, caller, request, found))
+                else:
+                    succeed(call, request, found)
 
-        return grpc.unary_unary_rpc_method_handler(handle)
+        def conclude(call: Call, caller: Caller, request: Message, promise: Promise, _: asyncio.Future[Any]) -> None:
+            try:
+                response = promise.response()
+            except Exception as exc:  # noqa: BLE001 - as above
+                self._refuse(call, name, caller, exc)
+            else:
+                succeed(call, request, response)
+
+        def succeed(call: Call, request: Message, response: Message) -> None:
+            if call.gone:
+                self._counters.requests[_short(name), grpc.StatusCode.CANCELLED.name] += 1
+            else:
+                self._counters.requests[_short(name), _OK] += 1
+                count(request, response)
+            call.answer(_serialize(response))
+
+        return Unary(begin)
+
+    def unary(self, name: str, method: Method, request_class: Any) -> Unary:
+        """Wrap a method that is carried to its end once begun, even if the client goes."""
+
+        async def handle(call: Call, data: bytes) -> None:
+            with self._serving(name, call) as caller:
+                request = parse(request_class, data)
+                caller.check(name, request)
+                response = await self._carried(method(request))
+                if name == methods.TEST_PERMISSIONS:
+                    response.permissions[:] = caller.permitted(response.permissions, request.resource)
+                call.answer(_serialize(response))
+
+        return _as_task(handle)
 
     async def _carried(self, work: Awaitable[Message]) -> Message:
         task = asyncio.ensure_future(work)
@@ -90,119 +129,123 @@ class Adapter:
         task.add_done_callback(self._ended)
         return await asyncio.shield(task)
 
-    def pull(self, subscriber: SubscriberService) -> grpc.RpcMethodHandler:
+    def pull(self, subscriber: SubscriberService) -> Unary:
         """Wrap ``Pull``, which ends with its client: what that did not get goes back.
 
-        To gRPC the response is a stream of one message, which is the same on the wire. Unlike a plain response, the
-        write of a message tells whether the client has gone meanwhile. What cannot be known is a cancellation that
-        crosses the end of the answer on its way: those messages stay leased until their deadline, as at Google.
+        The write of the response tells whether the client has gone meanwhile. What cannot be known is a cancellation
+        that crosses the answer on its way: those messages stay leased until their deadline, as at Google.
         """
 
-        async def pull(request: Message, context: grpc.aio.ServicerContext) -> None:
-            remaining = context.time_remaining()
+        async def pull(request: Message, call: Call) -> None:
+            remaining = call.time_remaining()
             wait_seconds = math.inf if remaining is None else max(remaining - ANSWER_SECONDS, 0)
             response = await subscriber.pull(request, wait_seconds)
             try:
-                await Outgoing(context).write(response)
+                await call.write(_serialize(response))
             except BaseException:
                 subscriber.give_back(request, response)
                 raise
             self._counters.delivered += len(response.received_messages)
 
-        async def handle(data: bytes, context: grpc.aio.ServicerContext) -> None:
-            async with self._serving(methods.PULL, context) as caller:
+        async def handle(call: Call, data: bytes) -> None:
+            with self._serving(methods.PULL, call) as caller:
                 request = parse(wire.request_type("PullRequest"), data)
                 caller.check(methods.PULL, request)
                 with self._counters.consuming(request.subscription):
-                    await self._guard.while_admitted(caller, pull(request, context))
+                    await self._guard.while_admitted(caller, pull(request, call))
 
-        return grpc.unary_stream_rpc_method_handler(handle)
+        return _as_task(handle)
 
-    def stream(self, engine: Engine) -> grpc.RpcMethodHandler:
+    def stream(self, engine: Engine) -> Streaming:
         """Wrap ``StreamingPull``."""
 
-        async def handle(chunks: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-            async with self._serving(methods.STREAMING_PULL, context) as caller:
-                await self._guard.while_admitted(caller, self._stream(engine, caller, chunks, context))
+        async def serve(call: Call) -> None:
+            with self._serving(methods.STREAMING_PULL, call) as caller:
+                await self._guard.while_admitted(caller, self._stream(engine, caller, call))
 
-        return grpc.stream_stream_rpc_method_handler(handle)
+        return Streaming(serve)
 
-    async def _stream(
-        self, engine: Engine, caller: Caller, chunks: AsyncIterator[bytes], context: grpc.aio.ServicerContext
-    ) -> None:
-        rest = aiter(chunks)
-        first = await anext(rest, None)
+    async def _stream(self, engine: Engine, caller: Caller, call: Call) -> None:
+        chunks = call.requests()
+        first = await anext(chunks, None)
         if first is None:
             return
         opening = parse(_STREAM_REQUEST, first)
         caller.check(methods.STREAMING_PULL, opening)
-        outgoing = Outgoing(context)
 
         async def requests() -> AsyncGenerator[Message, None]:
             self._counters.acknowledged += len(opening.ack_ids)
             yield opening
-            async for chunk in rest:
+            async for chunk in chunks:
                 request = parse(_STREAM_REQUEST, chunk)
                 yield request
                 self._counters.acknowledged += len(request.ack_ids)
 
         async def write(response: Message) -> None:
-            await outgoing.write(response)
+            await call.write(_serialize(response))
             self._counters.delivered += len(response.received_messages)
 
         with self._counters.consuming(opening.subscription):
             async with aclosing(requests()) as incoming:
                 await serve_stream(engine, Pipe(incoming, write))
 
-    def statistics(self, engine: Engine) -> grpc.RpcMethodHandler:
+    def statistics(self, engine: Engine) -> Unary:
         """Wrap our own service's ``List``."""
 
-        async def handle(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
-            async with self._serving(service.LIST, context) as caller:
+        async def handle(call: Call, data: bytes) -> None:
+            with self._serving(service.LIST, call) as caller:
                 request = parse(service.STRUCT, data)
-                return _serialize(service.answer(engine, self._counters, caller, request))
+                call.answer(_serialize(service.answer(engine, self._counters, caller, request)))
 
-        return grpc.unary_unary_rpc_method_handler(handle)
+        return _as_task(handle)
 
-    @asynccontextmanager
-    async def _serving(self, name: str, context: grpc.aio.ServicerContext) -> AsyncIterator[Caller]:
+    @contextmanager
+    def _serving(self, name: str, call: Call) -> Iterator[Caller]:
         """Admit the caller, answer errors with their codes, count."""
-        code, caller = grpc.StatusCode.OK, None
+        caller = None
         try:
-            caller = self._guard.admit(context.invocation_metadata() or ())
+            caller = self._guard.admit(call.metadata)
             yield caller
-        except RequestError as exc:
-            code = code_of(exc)
-            self._note(exc, name, caller, context)
-            await refuse(context, exc)
-        except Exception as exc:
-            code = code_of(exc)
-            logger.exception("a request failed")
-            await refuse(context, exc)
+        except Exception as exc:  # noqa: BLE001 - answered, and logged if it is no refusal
+            self._refuse(call, name, caller, exc)
         except BaseException:
-            code = grpc.StatusCode.CANCELLED
+            self._counters.requests[_short(name), grpc.StatusCode.CANCELLED.name] += 1
             raise
-        finally:
-            self._counters.requests[name.rpartition("/")[2], code.name] += 1
+        else:
+            self._counters.requests[_short(name), _OK] += 1
 
-    def _note(self, error: Exception, name: str, caller: Caller | None, context: grpc.aio.ServicerContext) -> None:
-        """Tell the guard about somebody who was refused."""
-        what = f"{name.rpartition('/')[2]} from {context.peer()}"
+    def _refuse(self, call: Call, name: str, caller: Caller | None, error: Exception) -> None:
+        """Answer an error with its code, count it, and tell the guard about somebody who was refused."""
+        cut_off = isinstance(error, GoneError)
+        code = grpc.StatusCode.CANCELLED if call.gone or cut_off else code_of(error)
+        self._counters.requests[_short(name), code.name] += 1
+        if isinstance(error, RequestError):
+            self._note(error, name, caller, call)
+        elif not cut_off:
+            logger.error("a request failed", exc_info=error)
+        refuse(call, error)
+
+    def _note(self, error: RequestError, name: str, caller: Caller | None, call: Call) -> None:
+        what = f"{_short(name)} from {call.peer}"
         match code_of(error):
             case grpc.StatusCode.UNAUTHENTICATED:
                 self._guard.note_refusal("unauthenticated", f"{what}: {error}")
             case grpc.StatusCode.PERMISSION_DENIED:
                 self._guard.note_refusal(f"{caller} {error}", f"{what} by {caller}: {error}")
 
-    def _see(self, caller: Caller, request: Message, response: Message) -> None:
-        """Count what was done; leave of permissions those that the caller has."""
-        match request.DESCRIPTOR.name:
-            case "PublishRequest":
-                self._counters.published += len(response.message_ids)
-            case "AcknowledgeRequest":
-                self._counters.acknowledged += len(request.ack_ids)
-            case "TestIamPermissionsRequest":
-                response.permissions[:] = caller.permitted(response.permissions, request.resource)
+    def _count_of(self, name: str) -> Callable[[Message, Message], None]:
+        """Return what counts the messages that a quick method was about."""
+
+        def published(request: Message, response: Message) -> None:
+            self._counters.published += len(response.message_ids)
+
+        def acknowledged(request: Message, response: Message) -> None:
+            self._counters.acknowledged += len(request.ack_ids)
+
+        def nothing(request: Message, response: Message) -> None:
+            return
+
+        return {methods.PUBLISH: published, methods.ACKNOWLEDGE: acknowledged}.get(name, nothing)
 
     def _ended(self, task: asyncio.Future[Message]) -> None:
         self._under_way.discard(task)
@@ -210,34 +253,13 @@ class Adapter:
             task.exception()  # so that one whose client has gone is not reported as forgotten
 
 
-class Services(grpc.GenericRpcHandler):
-    """Finds a method's handler; the rest of Google's services is refused in words."""
-
-    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
-        self._handlers = handlers
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        method = handler_call_details.method
-        if method in self._handlers:
-            return self._handlers[method]
-        if not method.startswith(methods.PREFIXES):
-            return None
-
-        async def answer(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-            name = method.rpartition("/")[2]
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"The local broker does not implement {name}.")
-
-        return grpc.stream_stream_rpc_method_handler(answer)
+def _as_task(handle: Callable[[Call, bytes], Coroutine[Any, Any, None]]) -> Unary:
+    return Unary(lambda call, data: call.run(handle(call, data)))
 
 
-def handlers(engine: Engine, adapter: Adapter) -> dict[str, grpc.RpcMethodHandler]:
-    """Return the handlers of Google's services and ours by full name."""
-    unary = methods.unary_methods(engine)
-    found = {name: adapter.unary(name, method, request) for name, (method, request) in unary.items()}
-    found[methods.PULL] = adapter.pull(SubscriberService(engine))
-    found[methods.STREAMING_PULL] = adapter.stream(engine)
-    found[service.LIST] = adapter.statistics(engine)
-    return found
+@cache
+def _short(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _serialize(message: Message) -> bytes:

@@ -7,12 +7,16 @@ from typing import Any
 
 from transports.local import wire
 from transports.local.engine import Engine
+from transports.local.promises import Promise
 from transports.local.publisher import PublisherService
 from transports.local.snapshots import SnapshotService
 from transports.local.subscriber import SubscriberService
 from transports.local.wire import Message
 
+#: A method that is waited for.
 Method = Callable[[Message], Awaitable[Message]]
+#: A method that does at once what there is to do, or begins what others carry to its end.
+QuickMethod = Callable[[Message], Message | Promise]
 
 PUBLISHER = "google.pubsub.v1.Publisher"
 SUBSCRIBER = "google.pubsub.v1.Subscriber"
@@ -20,12 +24,24 @@ SUBSCRIBER = "google.pubsub.v1.Subscriber"
 PREFIXES = ("/google.pubsub.v1.", "/google.iam.v1.")
 PULL = f"/{SUBSCRIBER}/Pull"
 STREAMING_PULL = f"/{SUBSCRIBER}/StreamingPull"
-#: Methods that may be cancelled: what they change is carried to its end by whoever commits it, or changed at once.
-SELF_CARRIED = frozenset((f"/{PUBLISHER}/Publish", f"/{SUBSCRIBER}/Acknowledge", f"/{SUBSCRIBER}/ModifyAckDeadline"))
+PUBLISH = f"/{PUBLISHER}/Publish"
+ACKNOWLEDGE = f"/{SUBSCRIBER}/Acknowledge"
+MODIFY_ACK_DEADLINE = f"/{SUBSCRIBER}/ModifyAckDeadline"
+TEST_PERMISSIONS = "/google.iam.v1.IAMPolicy/TestIamPermissions"
+
+
+def quick_methods(engine: Engine) -> Mapping[str, tuple[QuickMethod, Any]]:
+    """Return the methods that messages come and go with, and their request classes, by full name."""
+    publisher, subscriber = PublisherService(engine), SubscriberService(engine)
+    return {
+        PUBLISH: (publisher.publish, wire.request_type("PublishRequest")),
+        ACKNOWLEDGE: (subscriber.acknowledge, wire.request_type("AcknowledgeRequest")),
+        MODIFY_ACK_DEADLINE: (subscriber.modify_ack_deadline, wire.request_type("ModifyAckDeadlineRequest")),
+    }
 
 
 def unary_methods(engine: Engine) -> Mapping[str, tuple[Method, Any]]:
-    """Return our method and its request class by full name, for all but ``Pull`` and ``StreamingPull``."""
+    """Return our other methods and their request classes by full name, but for ``Pull`` and ``StreamingPull``."""
     publisher, subscriber = PublisherService(engine), SubscriberService(engine)
     published: dict[str, Method] = {
         "CreateTopic Topic": publisher.create_topic,
@@ -36,7 +52,6 @@ def unary_methods(engine: Engine) -> Mapping[str, tuple[Method, Any]]:
         "ListTopicSnapshots ListTopicSnapshotsRequest": publisher.list_topic_snapshots,
         "DetachSubscription DetachSubscriptionRequest": publisher.detach_subscription,
         "DeleteTopic DeleteTopicRequest": publisher.delete_topic,
-        "Publish PublishRequest": publisher.publish,
     }
     snapshots = SnapshotService(engine)
     subscribed: dict[str, Method] = {
@@ -51,14 +66,12 @@ def unary_methods(engine: Engine) -> Mapping[str, tuple[Method, Any]]:
         "UpdateSubscription UpdateSubscriptionRequest": subscriber.update_subscription,
         "ListSubscriptions ListSubscriptionsRequest": subscriber.list_subscriptions,
         "DeleteSubscription DeleteSubscriptionRequest": subscriber.delete_subscription,
-        "Acknowledge AcknowledgeRequest": subscriber.acknowledge,
-        "ModifyAckDeadline ModifyAckDeadlineRequest": subscriber.modify_ack_deadline,
         "ModifyPushConfig ModifyPushConfigRequest": subscriber.modify_push_config,
     }
     return {
         **_named(PUBLISHER, published),
         **_named(SUBSCRIBER, subscribed),
-        "/google.iam.v1.IAMPolicy/TestIamPermissions": (subscriber.test_permissions, wire.TEST_PERMISSIONS_REQUEST),
+        TEST_PERMISSIONS: (subscriber.test_permissions, wire.TEST_PERMISSIONS_REQUEST),
     }
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from transports.local import paging, resources, rules, wire
 from transports.local.engine import Engine
+from transports.local.promises import Promise
 from transports.local.wire import Message
+
+_PUBLISH_RESPONSE = wire.request_type("PublishResponse")
 
 
 class PublisherService:
-    """Each method takes a request message and returns the response message, or raises a ``RequestError``."""
+    """Each method takes a request message and returns the response message, or raises a ``RequestError``.
+
+    ``publish`` returns a ``Promise``, at once.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -62,8 +70,13 @@ class PublisherService:
         await self._engine.administration.delete_topic(request.topic)
         return wire.EMPTY()
 
-    async def publish(self, request: Message) -> Message:
+    def publish(self, request: Message) -> Promise:
+        """Begin to publish; what was begun is carried to its end."""
         rules.check_topic_name(request.topic)
         request.DiscardUnknownFields()
-        ids = await self._engine.publish(request.topic, wire.read_drafts(request.messages))
-        return wire.request_type("PublishResponse")(message_ids=[str(each) for each in ids])
+        ids = self._engine.publish(request.topic, wire.read_drafts(request.messages))
+        return Promise(ids, _published)
+
+
+def _published(ids: Sequence[int]) -> Message:
+    return _PUBLISH_RESPONSE(message_ids=map(str, ids))

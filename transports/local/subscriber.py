@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from functools import partial
 
 from transports.local import paging, resources, rules, wire
 from transports.local.delivery import Consumer
 from transports.local.engine import Engine
 from transports.local.errors import InvalidArgumentError, NotFoundError, NotSupportedError, StaleAckIdsError
 from transports.local.model import Delivery, Subscription
+from transports.local.promises import Promise
 from transports.local.wire import Message
 
 logger = logging.getLogger(__name__)
@@ -20,7 +22,10 @@ PULL_WAIT_SECONDS = 30.0
 
 
 class SubscriberService:
-    """Each method takes a request message and returns the response message, or raises a ``RequestError``."""
+    """Each method takes a request message and returns the response message, or raises a ``RequestError``.
+
+    ``acknowledge`` returns a ``Promise``, at once; ``modify_ack_deadline`` is not waited for either.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -79,19 +84,19 @@ class SubscriberService:
         with suppress(NotFoundError):
             self._engine.undo(self._engine.catalog.subscription(request.subscription), ack_ids)
 
-    async def acknowledge(self, request: Message) -> Message:
+    def acknowledge(self, request: Message) -> Promise:
+        """Begin to acknowledge; what was begun is carried to its end."""
         rules.check_subscription_name(request.subscription)
         rules.check_ack_request(len(request.ack_ids), request.ByteSize())
-        self._report(request, await self._engine.acknowledge(request.subscription, request.ack_ids))
-        return wire.EMPTY()
+        stale = self._engine.acknowledge(request.subscription, request.ack_ids)
+        return Promise(stale, partial(self._report, request))
 
-    async def modify_ack_deadline(self, request: Message) -> Message:
+    def modify_ack_deadline(self, request: Message) -> Message:
         rules.check_subscription_name(request.subscription)
         rules.check_ack_request(len(request.ack_ids), request.ByteSize())
         rules.check_extension(request.ack_deadline_seconds)
         stale = self._engine.modify_ack_deadline(request.subscription, request.ack_ids, request.ack_deadline_seconds)
-        self._report(request, stale)
-        return wire.EMPTY()
+        return self._report(request, stale)
 
     async def modify_push_config(self, request: Message) -> Message:
         """Leave a subscription as it is if it is asked to be pulled from; anything else is not implemented."""
@@ -105,11 +110,13 @@ class SubscriberService:
         """Permit everything that is asked for: who reaches the broker may use it."""
         return wire.TEST_PERMISSIONS_RESPONSE(permissions=request.permissions)
 
-    def _report(self, request: Message, stale: list[str]) -> None:
+    def _report(self, request: Message, stale: list[str]) -> Message:
         """Tell of ack ids that are good no longer, where Google does."""
-        with suppress(NotFoundError):
-            if stale and self._engine.catalog.subscription(request.subscription).settings.exactly_once:
-                raise StaleAckIdsError(stale)
+        if stale:
+            with suppress(NotFoundError):
+                if self._engine.catalog.subscription(request.subscription).settings.exactly_once:
+                    raise StaleAckIdsError(stale)
+        return wire.EMPTY()
 
     def _describe(self, settings: Subscription) -> Message:
         return resources.write_subscription(settings, self._engine.catalog.retention_of(settings.topic))

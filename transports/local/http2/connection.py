@@ -1,0 +1,265 @@
+"""A client's connection: from the transport's bytes to frames, what concerns all streams, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from transports.local.http2 import frames, settings
+from transports.local.http2.errors import ConnectionFault, ErrorCode, StreamFault
+from transports.local.http2.frames import FrameCutter
+from transports.local.http2.outbound import Outbound
+from transports.local.http2.streams import Find, Streams
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a client has for the first words of HTTP/2, and of TLS.
+HANDSHAKE_SECONDS = 10.0
+#: Seconds that a client gets to read why we leave.
+_LINGER_SECONDS = 1.0
+#: Bytes that may wait in a transport before streams have to.
+_MAX_UNSENT_BYTES = 256 * 1024
+#: What our pings carry.
+_PING = frames.frame(frames.PING, 0, 0, b"are you?")
+
+
+class House(Protocol):
+    """What a connection needs of its server."""
+
+    find: Find
+    #: Seconds after which a client that does not answer has gone.
+    silence_seconds: float
+    tasks: set[asyncio.Task[None]]
+
+    def connected(self, connection: Connection) -> None: ...
+
+    def disconnected(self, connection: Connection) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """Serves one client; whatever that sends, nothing is raised, and the others notice nothing."""
+
+    _transport: asyncio.Transport
+    _streams: Streams
+    _outbound: Outbound
+    _watch: asyncio.TimerHandle
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._loop = asyncio.get_running_loop()
+        self._cutter = FrameCutter()
+        self._greeted = False
+        #: It is ending: what still comes is not read.
+        self._over = False
+        self._heard = time.monotonic()
+        self._handlers: tuple[Callable[[int, int, bytes], None], ...] = ()
+
+    # What the transport tells
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        transport.set_write_buffer_limits(high=_MAX_UNSENT_BYTES)
+        self._outbound = Outbound(transport, self._loop)
+        peer = _name_of(transport.get_extra_info("peername"))
+        self._streams = Streams(
+            self._outbound, peer, self._house.find, tasks=self._house.tasks, on_idle=self._close_if_done
+        )
+        self._handlers = (
+            self._streams.on_data,
+            self._streams.on_headers,
+            self._on_priority,
+            self._streams.on_reset,
+            self._on_settings,
+            self._on_push_promise,
+            self._on_ping,
+            self._on_goaway,
+            self._on_window_update,
+            self._streams.on_continuation,
+        )
+        transport.write(settings.GREETING)
+        self._watch = self._loop.call_later(HANDSHAKE_SECONDS, self._give_up)
+        self._house.connected(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = time.monotonic()
+        if self._over:
+            return
+        self._outbound.collect()
+        try:
+            for kind, flags, stream, payload in self._cutter.cut(data):
+                try:
+                    self._receive(kind, flags, stream, payload)
+                except StreamFault as fault:
+                    self._streams.reset(fault)
+            if self._streams.fault is not None:
+                raise self._streams.fault
+        except ConnectionFault as fault:
+            self._fail(fault)
+        self._outbound.flush()
+        self._close_if_done()
+
+    def pause_writing(self) -> None:
+        self._outbound.pause()
+
+    def resume_writing(self) -> None:
+        self._outbound.resume()
+        self._close_if_done()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._over = True
+        self._watch.cancel()
+        self._outbound.close()
+        self._streams.lose()
+        self._handlers = ()
+        self._house.disconnected(self)
+
+    # What the server tells
+
+    def leave(self) -> None:
+        """Take no further calls; those that are open go on, and with the last one the connection ends."""
+        if not self._over and not self._streams.leaving:
+            self._streams.leaving = True
+            self._streams.control(frames.goaway(self._streams.last, ErrorCode.NO_ERROR))
+            self._outbound.flush()
+            self._close_if_done()
+
+    def abort(self) -> None:
+        """End at once."""
+        self._transport.abort()
+
+    # What frames that concern the connection do
+
+    def _receive(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        self._streams.check_sequence(kind)
+        if not self._greeted and kind != frames.SETTINGS:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+        if kind < len(self._handlers):
+            self._handlers[kind](flags, stream, payload)
+        else:
+            self._streams.patience.spend()
+
+    def _on_priority(self, flags: int, stream: int, payload: bytes) -> None:
+        self._streams.patience.spend()
+        if not stream:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a priority of the connection")
+        if len(payload) != 5:
+            raise StreamFault(stream, ErrorCode.FRAME_SIZE_ERROR, "a priority of another size than 5")
+
+    def _on_settings(self, flags: int, stream: int, payload: bytes) -> None:
+        self._streams.patience.spend()
+        if stream:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "settings of a stream")
+        if flags & frames.ACK:
+            if payload:
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement with settings")
+            return
+        for number, value in settings.read_settings(payload):
+            if number == settings.INITIAL_WINDOW_SIZE:
+                self._streams.set_initial_window(value)
+            elif number == settings.MAX_FRAME_SIZE:
+                self._outbound.allow_frames_of(value)
+            elif number == settings.MAX_HEADER_LIST_SIZE:
+                self._streams.max_list_bytes = _safe(value)
+            elif number == settings.HEADER_TABLE_SIZE:
+                self._outbound.shrink_table(value)
+        self._streams.control(frames.frame(frames.SETTINGS, frames.ACK, 0))
+        if not self._greeted:
+            self._greeted = True
+            self._watch.cancel()
+            self._check_silence()
+
+    def _on_push_promise(self, flags: int, stream: int, payload: bytes) -> None:
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a client that promises")
+
+    def _on_ping(self, flags: int, stream: int, payload: bytes) -> None:
+        if stream:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a ping of a stream")
+        if len(payload) != 8:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a ping of another size than 8")
+        self._streams.patience.spend()
+        if not flags & frames.ACK:
+            self._streams.control(frames.frame(frames.PING, frames.ACK, 0, payload))
+
+    def _on_goaway(self, flags: int, stream: int, payload: bytes) -> None:
+        if stream:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a goaway of a stream")
+        if len(payload) < 8:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a goaway that is cut off")
+        # It tells which streams of ours the client serves, and there are none. Those of its own it still ends.
+        self._streams.patience.spend()
+
+    def _on_window_update(self, flags: int, stream: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a window of another size than 4")
+        increment = int.from_bytes(payload, "big") & frames.MAX_31_BITS
+        if stream:
+            self._streams.on_window_update(stream, increment)
+        elif increment:
+            self._outbound.widen(increment)
+        else:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the window is widened by 0")
+
+    # How it ends
+
+    def _give_up(self) -> None:
+        logger.debug("%s does not speak HTTP/2", self._streams.peer)
+        self.abort()
+
+    def _check_silence(self) -> None:
+        """Ping a client that was silent for long; let go of one that does not answer."""
+        silent = time.monotonic() - self._heard
+        limit = self._house.silence_seconds
+        if silent >= limit:
+            logger.debug("%s has not answered for %.0f s", self._streams.peer, silent)
+            self.abort()
+            return
+        if silent >= limit * 2 / 3:
+            self._streams.control(_PING)
+            wait_seconds = limit - silent
+        else:
+            wait_seconds = limit * 2 / 3 - silent
+        self._watch = self._loop.call_later(wait_seconds, self._check_silence)
+
+    def _fail(self, fault: ConnectionFault) -> None:
+        logger.debug("end the connection of %s: %s", self._streams.peer, fault)
+        self._over = True
+        self._streams.lose()
+        if self._cutter.begun:
+            self._outbound.control(frames.goaway(self._streams.last, fault.code, fault.reason))
+        self._linger()
+
+    def _close_if_done(self) -> None:
+        if self._streams.leaving and not self._over and self._streams.idle and self._outbound.idle:
+            self._over = True
+            self._linger()
+
+    def _linger(self) -> None:
+        """End our side. Closed at once, what the client has sent meanwhile would cost it what it has not read."""
+        self._outbound.close()
+        self._watch.cancel()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+            self._loop.call_later(_LINGER_SECONDS, self.abort)
+        else:
+            self._transport.close()
+
+
+def _name_of(address: Any) -> str:
+    """Return an address as gRPC writes it."""
+    if not isinstance(address, tuple):
+        return "unknown"
+    host, port = address[:2]
+    return f"ipv6:{quote(f'[{host}]')}:{port}" if ":" in host else f"ipv4:{host}:{port}"
+
+
+def _safe(list_bytes: int) -> int:
+    """Return how large a header list may be without a client refusing it now and then.
+
+    gRPC's announce where they refuse every list, and begin with some at 8 of the usual 16 KiB, or at four fifths of
+    what was set.
+    """
+    return min(list_bytes, 8 * 1024) if list_bytes <= 16 * 1024 else list_bytes * 4 // 5

@@ -1,0 +1,37 @@
+"""Floods: frames that cost us work and bring a client nothing are endured in moderation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from transports.local.http2.errors import ConnectionFault, ErrorCode
+
+#: Such frames that a connection may send at once, and per second in the long run; a client that gives up a thousand
+#: calls at a time, or pings with each message, stays below.
+BURST = 4000
+PER_SECOND = 1000.0
+
+
+class Patience:
+    """Counts pings, settings, resets, empty and unknown frames of one connection."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._left = float(BURST)
+        self._seen = clock()
+
+    def spend(self) -> None:
+        """Count one frame.
+
+        Raises:
+            ConnectionFault: They are too many.
+        """
+        self._left -= 1
+        if self._left >= 0:
+            return
+        now = self._clock()
+        self._left = min(self._left + (now - self._seen) * PER_SECOND, BURST)
+        self._seen = now
+        if self._left < 0:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a flood of frames that do nothing")
