@@ -2,12 +2,12 @@
 
     python benchmarks/broker.py [--quick] [--json FILE] [--markdown FILE] [--only NAME ...]
 
-One client, bare stubs with Google's types, uses three servers in turns: the local broker, Google's emulator (which
-keeps nothing on disk), and a bare server of gRPC's own library for Python (`grpc.aio`) that answers with as many bytes
-and keeps nothing. The broker runs a second time with its data in memory (`/dev/shm`): what it would do if the disk
-cost nothing. Two more floors are the disk's: how often SQLite commits, and how often `fdatasync` returns, in the
-directory of the broker's data. Then brokers with messages waiting, up to a million of 1 KB, are compared with an empty
-one. A figure is a median, a ratio the median of the ratios of each turn.
+One client, bare stubs with Google's types, uses several servers in turns: the local broker, Google's emulator (which
+keeps nothing on disk), and two bare servers that answer with as many bytes and keep nothing: gRPC's own library for
+Python (`grpc.aio`), and the broker's server. The broker runs a second time with its data in memory (`/dev/shm`): what
+it would do if the disk cost nothing. Two more floors are the disk's: how often SQLite commits, and how often
+`fdatasync` returns, in the directory of the broker's data. Then brokers with messages waiting, up to a million of 1 KB,
+are compared with an empty one. A figure is a median, a ratio the median of the ratios of each turn.
 
 It needs Google's Pub/Sub emulator (of a Google Cloud SDK), Linux, and for the full run 8 GB of memory and 5 GB of disk.
 The quick run takes about three minutes, the full one about twelve.

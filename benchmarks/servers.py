@@ -71,9 +71,9 @@ def large_emulator() -> Iterator[ServerProcess]:
 
 
 @contextmanager
-def echo() -> Iterator[ServerProcess]:
-    """Run the bare gRPC server."""
-    command = [sys.executable, str(Path(__file__).with_name("echo.py"))]
+def echo(kind: str) -> Iterator[ServerProcess]:
+    """Run a bare gRPC server: gRPC's own (``grpc``), or the local broker's (``own``)."""
+    command = [sys.executable, str(Path(__file__).with_name("echo.py")), kind]
     with _started(ServerProcess(command, ready=r"^ready (\S+)")) as server:
         yield server
 

@@ -14,7 +14,7 @@ from calls import Child
 from contenders import environment
 from servers import ServerProcess
 
-from brokers.figures import DISKLESS, ECHO, EMULATOR, LOCAL
+from brokers.figures import DISKLESS, ECHO, EMULATOR, LOCAL, OWN
 
 #: Messages that one client publishes in a turn: the emulator never gives up the memory even of acknowledged ones.
 MOST = 20_000
@@ -101,13 +101,14 @@ def _memory() -> Iterator[Path]:
 
 @contextmanager
 def arena(folder: Path, scale: Scale, board: Board) -> Iterator[Arena]:
-    """Run the three servers and what measures them; what they store goes into ``folder``."""
+    """Run the servers and what measures them; what they store goes into ``folder``."""
     with ExitStack() as stack:
         running = {
             LOCAL: stack.enter_context(servers.broker(folder / "broker")),
             DISKLESS: stack.enter_context(servers.broker(stack.enter_context(_memory()))),
             EMULATOR: stack.enter_context(servers.large_emulator()),
-            ECHO: stack.enter_context(servers.echo()),
+            ECHO: stack.enter_context(servers.echo("grpc")),
+            OWN: stack.enter_context(servers.echo("own")),
         }
         clients = {who: stack.enter_context(client(server.address, folder)) for who, server in running.items()}
         for each in clients.values():

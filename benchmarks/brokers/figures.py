@@ -8,12 +8,14 @@ LOCAL = "local broker"
 #: The same with its data in memory.
 DISKLESS = "local broker, data in memory"
 EMULATOR = "emulator"
-ECHO = "floor: bare gRPC"
+ECHO = "floor: bare grpc.aio"
+#: The local broker's server.
+OWN = "floor: bare server of the broker"
 SQLITE = "floor: SQLite commits"
 SYNC = "floor: fdatasync"
-WHO = (LOCAL, DISKLESS, EMULATOR, ECHO, SQLITE, SYNC)
+WHO = (LOCAL, DISKLESS, EMULATOR, ECHO, OWN, SQLITE, SYNC)
 #: The servers among them.
-SERVERS = (LOCAL, DISKLESS, EMULATOR, ECHO)
+SERVERS = (LOCAL, DISKLESS, EMULATOR, ECHO, OWN)
 
 SINGLE = Measure("single publishes, each confirmed, one client", "messages/s")
 SINGLE_8 = Measure("the same, eight clients in processes of their own", "messages/s")
