@@ -51,7 +51,9 @@ def test_an_oversize_message_is_taken_alone_where_that_is_allowed(backlog: Backl
 
 def test_a_settled_message_is_gone(backlog: Backlog, tokens: Iterator[int]) -> None:
     (taken,) = backlog.take(lease(messages=1), tokens)
-    assert backlog.settle(taken.message_id, taken.token) == taken
+    settled = backlog.settle(taken.message_id, taken.token)
+    assert settled is not None
+    assert settled.pending() == taken
     assert backlog.settle(taken.message_id, taken.token) is None
     assert len(backlog) == 2
 

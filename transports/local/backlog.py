@@ -126,7 +126,7 @@ class Backlog:
             taken.append(entry.pending())
         return taken
 
-    def settle(self, message_id: int, token: int, now: float = -math.inf) -> Pending | None:
+    def settle(self, message_id: int, token: int, now: float = -math.inf) -> Entry | None:
         """Remove an acknowledged message; None if its ack id is good no longer.
 
         It must be followed by ``settled`` once it is gone from the disk, or by ``restore``.
@@ -135,7 +135,7 @@ class Backlog:
         if entry is None:
             return None
         self._remove(entry)
-        return entry.pending()
+        return entry
 
     def settled(self, message_ids: Iterable[int]) -> None:
         """Forget what is gone from the disk."""
@@ -191,6 +191,11 @@ class Backlog:
     def lapse(self, now: float) -> None:
         """End the leases that have run out, and the delays that are over."""
         self._memory.lapse(now)
+
+    @property
+    def earliest_deadline(self) -> float:
+        """A time before which no lease or delay ends; infinity if there is none."""
+        return self._memory.earliest_deadline
 
     def next_deadline(self) -> float | None:
         """Return when a lease or a delay may end; None if there is none."""
@@ -296,7 +301,7 @@ class Backlog:
         self._memory.insert(pending)
 
     def _remove(self, entry: Entry) -> None:
-        self._leaving[entry.message_id] = entry.due if entry.state is State.LEASED else math.inf
+        self._leaving[entry.message_id] = entry.due if entry.state is _LEASED else math.inf
         self._forget(entry)
 
     def _forget(self, entry: Entry) -> None:

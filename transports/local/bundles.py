@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from transports.local.model import Draft, Pending, StoredMessage
 
@@ -18,6 +18,17 @@ from transports.local.model import Draft, Pending, StoredMessage
 BUNDLE_MESSAGES = 128
 #: Most bytes in a bundle, but for a larger message by itself: none is read or removed without the others.
 BUNDLE_BYTES = 128 * 1024
+
+
+class Stored(Protocol):
+    """A message of which is known where it is stored."""
+
+    @property
+    def message_id(self) -> int: ...
+
+    @property
+    def bundle(self) -> int:
+        """First id of its bundle."""
 
 
 class Part(NamedTuple):
@@ -114,7 +125,7 @@ def bundled(first: int, published_us: int, drafts: Sequence[Draft]) -> list[Bund
     return bundles
 
 
-def bits_by_bundle(messages: Iterable[Pending]) -> dict[int, int]:
+def bits_by_bundle(messages: Iterable[Stored]) -> dict[int, int]:
     """Return by the bundle's first id which of its messages are among these."""
     found: dict[int, int] = {}
     for each in messages:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from transports.local.backlog import Backlog, Lease
 from transports.local.bundles import Bundle, Part
+from transports.local.entries import Entry
 from transports.local.errors import UnavailableError
 from transports.local.model import Pending
 from transports.local.rules import MAX_MESSAGES
@@ -149,7 +150,7 @@ class Dispatcher:
         finally:
             self._waiting.pop(consumer, None)
 
-    def settle(self, message_id: int, token: int) -> Pending | None:
+    def settle(self, message_id: int, token: int) -> Entry | None:
         """Remove an acknowledged message from memory; None if its ack id is good no longer."""
         return self.backlog.settle(message_id, token, self.now)
 
@@ -242,6 +243,8 @@ class Dispatcher:
 
     def _set_timer(self) -> None:
         """Wake when the next lease or delay may end; too early does no harm."""
+        if self._timer is not None and self._timer.when() <= self.backlog.earliest_deadline:
+            return
         due = self.backlog.next_deadline()
         if due is None or self._closed is not None:
             return

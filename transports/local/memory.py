@@ -30,6 +30,8 @@ class Memory:
         self.held = 0
         self.ready = 0
         self._entries: dict[int, Entry] = {}
+        #: Finds a message by its id.
+        self.get = self._entries.get
         self._heap: list[int] = []
         self._timetable = Timetable(self._entries)
         self._returned: list[Pending] = []
@@ -40,9 +42,6 @@ class Memory:
 
     def __contains__(self, message_id: int) -> bool:
         return message_id in self._entries
-
-    def get(self, message_id: int) -> Entry | None:
-        return self._entries.get(message_id)
 
     def orders(self, message: Pending | Entry) -> bool:
         """Say whether a message has to wait for others of its key."""
@@ -105,6 +104,10 @@ class Memory:
             else:
                 self.make_ready(entry)
 
+    @property
+    def earliest_deadline(self) -> float:
+        return self._timetable.earliest
+
     def next_deadline(self) -> float | None:
         return self._timetable.next()
 
@@ -118,8 +121,9 @@ class Memory:
         """Remove a message from memory."""
         del self._entries[entry.message_id]
         self._set_state(entry, _GONE)
-        self._release(entry)
-        if self.orders(entry):
+        if entry.holder is not None:
+            self._release(entry)
+        if self.policy.ordered and self.orders(entry):
             self.unpark(self.lines.leave(entry.ordering_key, entry.message_id))
 
     def forget_most(self, floor: int, *, keep_leases: bool) -> None:

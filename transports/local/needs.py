@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from transports.local.bundles import Bundle, Part, bits_by_bundle
+from transports.local.bundles import Bundle, Part, Stored, bits_by_bundle
 from transports.local.model import Pending
 from transports.local.reading import Tally, select_bundle, tally
 from transports.local.records import Record, Records
@@ -59,7 +59,7 @@ class Needs:
         """Keep messages of new bundles for topics and snapshots: number, part."""
         self._connection.executemany(_KEEP, [(number, part.first, part.last, part.members) for number, part in rows])
 
-    def settle(self, subscription: int, messages: Iterable[Pending], *, keep: bool, snapshot: int | None) -> None:
+    def settle(self, subscription: int, messages: Iterable[Stored], *, keep: bool, snapshot: int | None) -> None:
         """Remove messages from a backlog; keep them for a replay, or drop the payloads that nobody else needs.
 
         They are taken out of ``snapshot``, too: that of the subscription which is being made.

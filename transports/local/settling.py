@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from transports.local.ackids import AckId
 from transports.local.catalog import Attached
+from transports.local.entries import Entry
 from transports.local.housekeeping import Housekeeper
 from transports.local.ledger import Ledger
-from transports.local.model import Pending
 
 R = TypeVar("R")
 
@@ -46,13 +46,13 @@ class Settling:
         return await done
 
     def _acknowledge(self, attached: Attached, asked: Sequence[Asked]) -> asyncio.Future[list[str]]:
-        settled: dict[AckId, Pending] = {}
+        settled: dict[AckId, Entry] = {}
         others: list[Asked] = []
         settle = attached.dispatcher.settle
         for each in asked:
             ack_id = each[1]
-            if ack_id is not None and (pending := settle(ack_id.message, ack_id.token)) is not None:
-                settled[ack_id] = pending
+            if ack_id is not None and (entry := settle(ack_id.message, ack_id.token)) is not None:
+                settled[ack_id] = entry
             else:
                 others.append(each)
         # Who acknowledges once more what is on its way to the disk waits for it, too.
@@ -69,7 +69,7 @@ class Settling:
         return asyncio.ensure_future(_all_of(under_way, stale)) if under_way else _done(stale)
 
     def _begin_to_settle(
-        self, attached: Attached, settled: Mapping[AckId, Pending], stale: list[str]
+        self, attached: Attached, settled: Mapping[AckId, Entry], stale: list[str]
     ) -> asyncio.Future[list[str]]:
         """Begin to remove from the disk what was removed from memory; the future is ``stale``."""
         backlog, keep, number = attached.dispatcher.backlog, attached.settings.retain_acked, attached.number
@@ -91,7 +91,7 @@ class Settling:
 
         def refused(error: BaseException) -> None:
             ended()
-            backlog.restore(messages)
+            backlog.restore(each.pending() for each in messages)
             attached.dispatcher.pump()
             if not answer.done():
                 answer.set_exception(error)

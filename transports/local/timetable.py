@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator, Mapping
 
 from transports.local.entries import Entry
@@ -25,6 +26,11 @@ class Timetable:
         if len(self._heap) > 2 * len(self._entries) + _SLACK:
             self._heap = [line for line in self._heap if self._holds(line)]
             heapq.heapify(self._heap)
+
+    @property
+    def earliest(self) -> float:
+        """A time before which nothing is due, found without a look at what is outdated; infinity if there is none."""
+        return self._heap[0][0] if self._heap else math.inf
 
     def next(self) -> float | None:
         """Return when the next entry is due; None if there is none."""
