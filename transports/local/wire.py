@@ -68,9 +68,9 @@ def add_attributes(payload: bytes, attributes: Mapping[str, str]) -> Draft:
 
 
 def _read_draft(message: Message) -> Draft:
-    size = len(message.data)
-    if size and message.ByteSize() == 1 + (size.bit_length() + 6) // 7 + size:
-        return Draft(message.SerializeToString())  # it has data and nothing else, as most messages
+    payload, size = message.SerializeToString(), len(message.data)
+    if size and len(payload) == 1 + (size.bit_length() + 6) // 7 + size:
+        return Draft(payload)  # it has data and nothing else, as most messages
     attributes, key = message.attributes, message.ordering_key
     if attributes:
         _check_attributes(attributes)
