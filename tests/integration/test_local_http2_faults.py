@@ -167,6 +167,20 @@ class TestStreamFaults:
                 [WAITING, Frame(WINDOW_UPDATE, 0, 1, u32((1 << 31) - 1))], Code.FLOW_CONTROL_ERROR, id="window 2^31+"
             ),
             pytest.param([WAITING, Frame(PRIORITY, 0, 1, b"1234")], Code.FRAME_SIZE_ERROR, id="a short priority"),
+            pytest.param(
+                [WAITING, Frame(HEADERS, END_HEADERS | END_STREAM, 1, ECHO)], Code.PROTOCOL_ERROR, id="a request again"
+            ),
+            *(
+                pytest.param(
+                    [
+                        Frame(HEADERS, END_HEADERS, 1, request_block("/test/Echo", ("content-length", length))),
+                        Frame(DATA, END_STREAM, 1, message(b"12345")),
+                    ],
+                    Code.PROTOCOL_ERROR,
+                    id=f"{length} bytes that are 10",
+                )
+                for length in ("9", "11")
+            ),
             pytest.param([Frame(HEADERS, END_HEADERS, 1, b"\x83")], Code.PROTOCOL_ERROR, id="no path"),
             *(
                 pytest.param([Frame(HEADERS, END_HEADERS, 1, block)], Code.PROTOCOL_ERROR, id=name)
@@ -226,6 +240,7 @@ class TestFloods:
             pytest.param(Frame(PRIORITY, 0, 5, b"12345"), id="priorities"),
             pytest.param(Frame(0x77, 0, 0, b"?"), id="unknown frames"),
             pytest.param(Frame(DATA, 0, 1), id="empty data"),
+            pytest.param(Frame(DATA, PADDED, 1, b"\2\0\0"), id="padding"),
         ],
     )
     def test_frames_that_do_nothing_end_the_connection(self, address: str, frame: Frame) -> None:
@@ -270,6 +285,11 @@ class TestFloods:
                 client.send(Frame(PING, 0, 0, b"8 bytes."), Frame(0x77), Frame(PRIORITY, 0, 1, b"12345"))
             assert client.is_served()
 
+    def test_too_many_settings_at_once(self, address: str) -> None:
+        with RawClient(address) as client:
+            client.send(Frame(SETTINGS, 0, 0, settings(window=1) * 100_000))
+            assert client.until(GOAWAY).code == Code.ENHANCE_YOUR_CALM
+
     def code_of_the_end(self, client: RawClient, frames: list[Frame]) -> int:
         """Send the same again and again until the server ends the connection."""
         for _ in range(1000):
@@ -283,15 +303,13 @@ class TestFloods:
         try:
             client.send(*frames)
             client.socket.settimeout(0.001)
-            ends = [each.code for each in client.frames() if each.kind == GOAWAY]
+            return next(each.code for each in client.frames() if each.kind == GOAWAY)
         except TimeoutError:
             return None
         except OSError:
             return int(client.until(GOAWAY).code)
         finally:
             client.socket.settimeout(20)
-        assert ends
-        return int(ends[0])
 
 
 def test_a_broker_that_is_attacked_does_not_grow(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transports.local.http2.blocks import MAX_LIST_BYTES, BlockReader, Headers, write_block
+from transports.local.http2.blocks import MAX_BLOCK_BYTES, BlockReader, Headers, list_bytes, write_block
 from transports.local.http2.errors import ConnectionFault, ErrorCode
 
 NAMES = st.sampled_from([b":path", b"name", b"other", b"x" * 40])
@@ -32,7 +32,7 @@ def test_blocks_mean_what_they_mean_without_a_memory(sent: list[tuple[Headers, i
 
 @given(st.lists(st.binary(max_size=12), max_size=30))
 def test_arbitrary_blocks_are_read_alike_or_end_the_connection(blocks: list[bytes]) -> None:
-    decoder, reader = hpack.Decoder(max_header_list_size=MAX_LIST_BYTES), BlockReader(plain)
+    decoder, reader = hpack.Decoder(max_header_list_size=MAX_BLOCK_BYTES), BlockReader(plain)
     for block in blocks:
         try:
             expected = plain(list(decoder.decode(block, raw=True)))
@@ -90,8 +90,23 @@ def test_not_everything_is_remembered() -> None:
     assert len(reader._remembered) <= 256
 
 
-def test_a_list_that_is_too_large_ends_the_connection() -> None:
-    block = write_block([("name", "x" * 1000)] * 40)
+def test_what_short_blocks_say_at_length_is_not_remembered_without_end() -> None:
+    reader = BlockReader(plain)
+    reader.read(b"\x40\x01a\x7f\xa1\x1e" + b"x" * 4000)  # an entry of the table that one byte stands for
+    said = sum(list_bytes(reader.read(b"\xbe" * 20 + write_block([("name", str(each))]))) for each in range(100))
+    assert said > 8_000_000
+    remembered = reader._remembered.values()
+    assert 0 < sum(map(list_bytes, remembered)) == reader._remembered_bytes <= 1 << 20
+
+
+def test_after_a_list_beyond_the_announced_limit_the_table_is_as_the_clients() -> None:
+    encoder, reader = hpack.Encoder(), BlockReader(plain)
+    for headers in ([(b"big", b"x" * 100_000), (b"name", b"value")], [(b"name", b"value")]):
+        assert reader.read(encoder.encode(headers)) == headers
+
+
+def test_a_list_that_is_far_too_large_ends_the_connection() -> None:
+    block = b"\x40\x01a\x7f\xa1\x1e" + b"x" * 4000 + b"\xbe" * 100
     with pytest.raises(ConnectionFault) as caught:
         BlockReader(plain).read(block)
     assert caught.value.code is ErrorCode.ENHANCE_YOUR_CALM
@@ -99,7 +114,7 @@ def test_a_list_that_is_too_large_ends_the_connection() -> None:
 
 def test_a_block_that_is_too_large_is_not_even_read() -> None:
     with pytest.raises(ConnectionFault, match="block is too large"):
-        BlockReader(plain).read(bytes(MAX_LIST_BYTES + 1))
+        BlockReader(plain).read(bytes(MAX_BLOCK_BYTES + 1))
 
 
 def test_our_blocks_use_no_table() -> None:

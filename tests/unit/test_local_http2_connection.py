@@ -81,6 +81,9 @@ class Transport:
     def can_write_eof(self) -> bool:
         return True
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def write_eof(self) -> None:
         self.ended = True
 
@@ -127,7 +130,7 @@ async def feed(data: list[bytes]) -> None:
     for _ in range(5):
         await asyncio.sleep(0)
     streams = connection._streams
-    assert (len(server.tasks), len(server.connections), streams.handling, streams._held_bytes) == (0, 0, 0, 0)
+    assert (len(server.tasks), len(server.connections), streams.handling, streams.credit.kept_bytes) == (0, 0, 0, 0)
     assert said == []
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -13,9 +15,10 @@ from hypothesis import strategies as st
 
 from transports.local.http2 import status
 from transports.local.http2.errors import ConnectionFault, GoneError
-from transports.local.http2.flows import Flow
+from transports.local.http2.flows import Flow, Piece
 from transports.local.http2.frames import MAX_31_BITS, FrameCutter
 from transports.local.http2.outbound import Outbound
+from transports.local.http2.turns import Turns
 from transports.local.http2.windows import DEFAULT_WINDOW_BYTES, ReceiveWindow
 
 TRAILERS = status.OK
@@ -99,7 +102,7 @@ def test_several_may_write_at_once_and_one_is_written_after_the_other() -> None:
         assert sent is not None
         writers[1].cancel()
         bench.outbound.withdraw(flow, sent)  # nothing of it has gone out
-        bench.outbound.widen_flow(flow, 100)
+        bench.outbound.widen_flows((flow,), 100)
         await asyncio.gather(writers[0], writers[2])
         await bench.settle()
         assert bench.transport.data(1) == as_sent(b"a", b"c")
@@ -116,10 +119,15 @@ def test_a_message_that_was_cut_off_is_the_last_and_a_status_can_follow() -> Non
         flow = Flow(1, 10)
         writing = asyncio.ensure_future(bench.write(flow, b"x" * 100))
         await bench.settle()
-        (piece,) = flow.pieces or ()
+        behind = asyncio.ensure_future(bench.write(flow, b"behind"))
+        await bench.settle()
+        piece = (flow.pieces or [])[0]
         assert piece.sent is not None
         writing.cancel()
         bench.outbound.withdraw(flow, piece.sent)
+        bench.outbound.widen_flows((flow,), 100)
+        with pytest.raises(GoneError):
+            await behind
         with pytest.raises(GoneError):
             bench.outbound.write(flow, b"more")
         bench.outbound.end(flow, TRAILERS)
@@ -176,8 +184,9 @@ def test_a_client_that_reads_nothing_cannot_cause_more_and_more() -> None:
 def test_a_window_that_is_too_large_is_refused() -> None:
     async def main(bench: Bench) -> None:
         flow = Flow(1, 10)
-        assert bench.outbound.widen_flow(flow, MAX_31_BITS - 10)
-        assert not bench.outbound.widen_flow(flow, 1)
+        assert bench.outbound.widen_flows((flow,), MAX_31_BITS - 10)
+        assert not bench.outbound.widen_flows((flow,), 1)
+        assert flow.window == MAX_31_BITS
         with pytest.raises(ConnectionFault):
             bench.outbound.widen(MAX_31_BITS)
 
@@ -218,7 +227,7 @@ def test_whatever_the_windows_all_messages_arrive_in_order(
                 bench.outbound.pause()
             if which < len(flows):
                 windows[which] += size
-                bench.outbound.widen_flow(flows[which], size)
+                bench.outbound.widen_flows((flows[which],), size)
             else:
                 connection += size
                 bench.outbound.widen(size)
@@ -227,10 +236,69 @@ def test_whatever_the_windows_all_messages_arrive_in_order(
             within()
         bench.outbound.widen(1 << 20)
         for flow in flows:
-            bench.outbound.widen_flow(flow, 1 << 20)
+            bench.outbound.widen_flows((flow,), 1 << 20)
         await bench.settle()
         assert [bench.transport.data(flow.stream) for flow in flows] == expected
         assert all(flow.ended for flow in flows)
+        assert bench.outbound.idle
+
+    run(main)
+
+
+def test_who_waits_for_the_connections_window_costs_nothing_until_it_is_widened() -> None:
+    async def main(bench: Bench) -> None:
+        def seconds_with(waiting: int) -> float:
+            for stream in range(waiting):
+                bench.outbound.answer(Flow(2 * stream + 1, 1 << 20), b"x" * 100_000, alone=False)
+            flow = Flow(1_000_001, 0)
+            bench.outbound.answer(flow, b"x", alone=False)
+            start = time.perf_counter()
+            for _ in range(1000):
+                bench.outbound.widen_flows((flow,), 1)
+            return time.perf_counter() - start
+
+        few = min(seconds_with(10) for _ in range(5))
+        assert seconds_with(3000) < 10 * few
+
+    run(main)
+
+
+def test_a_status_passes_those_that_wait_for_the_connections_window() -> None:
+    async def main(bench: Bench) -> None:
+        waiting = [Flow(stream, 1 << 20) for stream in (1, 3)]
+        for flow in waiting:
+            bench.outbound.answer(flow, b"x" * 100_000, alone=False)
+        bench.outbound.pause()
+        bench.outbound.end(Flow(5, 0), TRAILERS)
+        bench.outbound.resume()
+        await bench.settle()
+        assert bench.transport.frames()[-1] == Frame(HEADERS, 0x5, 5, status.RESPONSE + TRAILERS)
+        assert not any(flow.ended for flow in waiting)
+
+    run(main)
+
+
+def test_who_found_no_room_comes_first_when_there_is_some() -> None:
+    turns = Turns()
+    starved, late, ended = Flow(1, 10), Flow(3, 10), Flow(5, 10)
+    starved.pieces = late.pieces = deque([Piece(memoryview(b"x"), None)])
+    turns.add(starved)
+    turns.add(ended)
+    assert turns.take(room=False) is ended
+    turns.add(starved)
+    turns.add(late)
+    assert [turns.take(room=True) for _ in range(3)] == [starved, late, None]
+
+
+def test_a_status_goes_when_the_writer_of_the_last_message_gives_up() -> None:
+    async def main(bench: Bench) -> None:
+        flow = Flow(1, 0)
+        sent = bench.outbound.write(flow, b"x")
+        assert sent is not None
+        bench.outbound.end(flow, TRAILERS)
+        bench.outbound.withdraw(flow, sent)
+        await bench.settle()
+        assert flow.ended
         assert bench.outbound.idle
 
     run(main)
@@ -249,11 +317,12 @@ def test_small_messages_together_stay_within_the_connections_window() -> None:
 
 
 class TestReceiveWindows:
-    def test_one_is_widened_when_half_of_it_was_taken(self) -> None:
+    def test_one_lacks_what_came_and_is_not_kept_once_that_is_half_of_it(self) -> None:
         window = ReceiveWindow(100)
         assert window.receive(60)
-        assert (window.take(40), window.take(20)) == (0, 60)
-        assert window.receive(100)
+        assert (window.lack(20), window.lack(10)) == (0, 50)
+        window.widen(50)
+        assert window.receive(90)
 
     def test_more_than_it_is_noticed(self) -> None:
         window = ReceiveWindow(100)

@@ -66,6 +66,12 @@ class TestMetadata:
     def test_what_is_no_base64_is_answered(self) -> None:
         assert request((b"data-bin", b"???")).refusal is not None
 
+    def test_more_than_was_announced_is_refused(self) -> None:
+        assert request((b"big", b"x" * 32_000)).refusal is None
+        refusal = request((b"big", b"x" * 33_000)).refusal
+        assert refusal is not None
+        assert refusal[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+
     @pytest.mark.parametrize("kind", [b"application/grpc", b"application/grpc+proto", b"application/grpc;x=y"])
     def test_kinds_of_grpc(self, kind: bytes) -> None:
         assert request(content_type=kind).http_status == 0
@@ -75,10 +81,33 @@ class TestMetadata:
         assert request(content_type=kind).http_status == 415
 
 
+class TestContentLength:
+    @pytest.mark.parametrize("further", [[], [(b"content-length", b"17")]])
+    def test_it_is_told(self, further: list[tuple[bytes, bytes]]) -> None:
+        assert request().content_length is None
+        assert request((b"content-length", b"17"), *further).content_length == 17
+
+    @pytest.mark.parametrize("text", [b"", b"-1", b"+1", b"1.0", b"0x1", b" 1", b"1, 1", b"9" * 5000])
+    def test_what_is_no_number_is_malformed(self, text: bytes) -> None:
+        assert request((b"content-length", text)).malformed
+
+    def test_two_that_differ_are_malformed(self) -> None:
+        assert request((b"content-length", b"1"), (b"content-length", b"2")).malformed
+
+
 @given(st.lists(st.tuples(st.binary(max_size=20), st.binary(max_size=20)), max_size=8))
 def test_any_headers_are_read(headers: list[tuple[bytes, bytes]]) -> None:
     found = read_request([*BASE.items(), *headers])
     assert found.malformed or found.http_status or found.path
+
+
+def cut(cutter: MessageCutter, data: bytes) -> list[bytes]:
+    """Return the messages that are complete with more data."""
+    cutter.add(data)
+    found = []
+    while cutter.missing_bytes() <= 0:
+        found.append(cutter.take())
+    return found
 
 
 class TestMessages:
@@ -87,21 +116,28 @@ class TestMessages:
         data = b"".join(map(message, bodies))
         cutter, found = MessageCutter("identity"), []
         for at in range(0, len(data), size):
-            found += cutter.cut(data[at : at + size])
-        assert (found, cutter.rest_bytes) == (bodies, 0)
+            found += cut(cutter, data[at : at + size])
+        assert (found, cutter.kept_bytes) == (bodies, 0)
+
+    def test_it_is_known_how_much_is_missing(self) -> None:
+        cutter, missing = MessageCutter("identity"), []
+        for each in (b"\0", b"\0\0\0\x0a", b"1234", b"567890", b"1"):
+            cutter.add(each)
+            missing.append(cutter.missing_bytes())
+        assert missing == [4, 10, 6, 0, -1]
 
     def test_they_are_sent_as_they_are_read(self) -> None:
-        assert MessageCutter("identity").cut(prefixed(b"one") + prefixed(b"")) == [b"one", b""]
+        assert cut(MessageCutter("identity"), prefixed(b"one") + prefixed(b"")) == [b"one", b""]
 
     def test_one_that_is_too_large_is_refused_by_its_length(self) -> None:
         with pytest.raises(StatusError) as caught:
-            MessageCutter("identity").cut(b"\0" + (MAX_MESSAGE_BYTES + 1).to_bytes(4, "big"))
+            cut(MessageCutter("identity"), b"\0" + (MAX_MESSAGE_BYTES + 1).to_bytes(4, "big"))
         assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
     @pytest.mark.parametrize("flag", [1, 2, 255])
     def test_a_flag_that_means_nothing_is_refused(self, flag: int) -> None:
         with pytest.raises(StatusError):
-            MessageCutter("identity").cut(message(b"x", flag))
+            cut(MessageCutter("identity"), message(b"x", flag))
 
 
 class TestStatuses:

@@ -61,6 +61,17 @@ class TestWriter:
         writer.submit(lambda tables: tables.save_topic(3, TOPIC)).result(30)
         assert database.contents().topics == {3: TOPIC}
 
+    def test_a_disk_that_refuses_again_and_again_is_logged_once_in_a_while(
+        self, writer: Writer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        writer.submit(lambda tables: tables.add_bundles(bundles(1))).result(30)
+        for _ in range(20):
+            with pytest.raises(StorageError):
+                writer.submit(lambda tables: tables.add_bundles(bundles(1))).result(30)
+            with pytest.raises(StorageError):
+                writer.commit_here([lambda tables: tables.add_bundles(bundles(1))])
+        assert ["cannot store" in each for each in caplog.messages] == [True]
+
     def test_stopping_writes_what_was_submitted(self, database: Database) -> None:
         writer = Writer(database)
         futures = [writer.submit(partial(Tables.save_counter, name=str(n), value=1)) for n in range(50)]

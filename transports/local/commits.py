@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+from transports.local.throttle import LogThrottle
 from transports.local.writer import Change, Writer
 
 logger = logging.getLogger(__name__)
@@ -38,13 +39,13 @@ class _Wanted(NamedTuple):
     then: Then[Any]
     waiter: asyncio.Future[Any]
 
-    def end(self, error: BaseException | None) -> None:
-        """Do what follows, even if nobody waits any more."""
+    def end(self, error: BaseException | None, forgotten: LogThrottle) -> None:
+        """Do what follows, even if nobody waits any more; what fails then is logged."""
         try:
             result = self.then(error)
         except Exception as exc:  # noqa: BLE001 - it belongs to whoever waits
             if self.waiter.done():
-                logger.warning("a change failed whose request had gone: %s", exc)
+                forgotten.log(str(exc), f"a change failed whose request had gone: {exc}")
             else:
                 self.waiter.set_exception(exc)
         else:
@@ -67,6 +68,7 @@ class Commits:
         #: Who waits for changes for which nobody waits.
         self._nobody: asyncio.Future[Any] = self._loop.create_future()
         self._nobody.set_result(None)
+        self._forgotten = LogThrottle(logger, logging.WARNING)
 
     def begin(self, change: Change, then: Then[R]) -> asyncio.Future[R]:
         """Begin a change; ``then`` is called when it has ended, whether or not anybody awaits the future."""
@@ -126,7 +128,7 @@ class Commits:
     def _end(self, group: list[_Wanted], error: BaseException | None, began: float) -> None:
         self._is_quick = time.monotonic() - began < SLOW_SECONDS
         for each in group:
-            each.end(error)
+            each.end(error, self._forgotten)
         if self._wanted:
             self._flush_soon()
 

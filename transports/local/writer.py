@@ -13,6 +13,7 @@ from queue import Empty, SimpleQueue
 
 from transports.local.database import Database, StorageError
 from transports.local.tables import Tables
+from transports.local.throttle import LogThrottle
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class Writer:
         self._stopped = False
         #: Held by whoever writes.
         self._writing = threading.Lock()
+        self._refusals = LogThrottle(logger, logging.ERROR)
         self._thread = threading.Thread(target=self._run, name="broker-writer", daemon=True)
 
     def start(self) -> None:
@@ -108,7 +110,7 @@ class Writer:
                 for change in changes:
                     change(tables)
         except StorageError as exc:
-            logger.error("%s", exc)
+            self._refusals.log(str(exc), str(exc))
             raise
         except Exception:
             logger.exception("a change could not be made")

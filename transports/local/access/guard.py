@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -13,14 +12,13 @@ from typing import Any, TypeVar
 from transports.local.access.permissions import Message, needs
 from transports.local.access.tokens import Token, TokenError, TokenFile
 from transports.local.errors import PermissionDeniedError, UnauthenticatedError
+from transports.local.throttle import LogThrottle
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: Seconds between two looks at the tokens on behalf of streams that are open; new requests look by themselves.
 WATCH_SECONDS = 1.0
-#: Seconds during which refusals of one kind are logged once, with their number.
-REFUSAL_LOG_SECONDS = 60.0
 _SCHEME = "bearer "
 _HOW = "Expected `authorization: Bearer TOKEN` with a token of this broker; `studio broker token create` makes one."
 
@@ -59,21 +57,14 @@ ANYBODY = Caller()
 
 
 @dataclass(slots=True)
-class _Refusals:
-    """Refusals that look the same, of which one in a while is logged."""
-
-    next_log: float = 0.0
-    unlogged: int = 0
-
-
-@dataclass(slots=True)
 class Guard:
     """Decides by the tokens on disk as they are now; without ``required`` it lets everybody do everything."""
 
     tokens: TokenFile
     required: bool
     _leaving: dict[str, set[asyncio.Future[None]]] = field(default_factory=dict)
-    _refusals: dict[str, _Refusals] = field(default_factory=dict)
+    _refusals: LogThrottle = field(default_factory=lambda: LogThrottle(logger, logging.WARNING))
+    _failures: LogThrottle = field(default_factory=lambda: LogThrottle(logger, logging.ERROR))
 
     def admit(self, metadata: Iterable[tuple[str, str | bytes]]) -> Caller:
         """Find out who asks.
@@ -89,7 +80,7 @@ class Guard:
         try:
             token = self.tokens.find(secret)
         except TokenError as exc:
-            logger.error("%s Everybody is refused.", exc)
+            self._failures.log(str(exc), f"{exc} Everybody is refused.")
             raise UnauthenticatedError("The broker cannot read its tokens; its log says why.") from exc
         if token is None:
             raise UnauthenticatedError(f"Request had invalid authentication credentials. {_HOW}")
@@ -125,14 +116,7 @@ class Guard:
 
     def note_refusal(self, kind: str, sentence: str) -> None:
         """Log a refusal, unless another of its kind was logged a moment ago."""
-        refusals = self._refusals.setdefault(kind, _Refusals())
-        now = time.monotonic()
-        if now < refusals.next_log:
-            refusals.unlogged += 1
-            return
-        more = f" ({refusals.unlogged} more since the last such line)" if refusals.unlogged else ""
-        logger.warning("refused: %s%s", sentence, more)
-        refusals.next_log, refusals.unlogged = now + REFUSAL_LOG_SECONDS, 0
+        self._refusals.log(kind, f"refused: {sentence}")
 
     @contextmanager
     def _told_to_leave(self, token: Token) -> Iterator[asyncio.Future[None]]:

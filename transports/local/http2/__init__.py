@@ -8,9 +8,10 @@ What a client does against the rules ends its stream or its connection with the 
 else; what it can make us keep is limited, and what it can make us do in vain as well.
 """
 
-from transports.local.http2.calls import Call, Method, Streaming, Unary
+from transports.local.http2.calls import Call
 from transports.local.http2.errors import GoneError, StatusError
 from transports.local.http2.messages import MAX_MESSAGE_BYTES
+from transports.local.http2.methods import Method, Streaming, Unary
 from transports.local.http2.server import Server
 
 __all__ = ["MAX_MESSAGE_BYTES", "Call", "GoneError", "Method", "Server", "StatusError", "Streaming", "Unary"]

@@ -5,57 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 import grpc
 
+from transports.local.http2.credit import too_many_bytes
 from transports.local.http2.errors import ErrorCode, GoneError, StatusError, StreamFault
 from transports.local.http2.flows import Flow
-from transports.local.http2.intake import Intake, Store
-from transports.local.http2.messages import MAX_MESSAGE_BYTES, PREFIX_BYTES
-from transports.local.http2.outbound import Outbound
+from transports.local.http2.intake import Intake
+from transports.local.http2.line import Line
+from transports.local.http2.messages import PREFIX_BYTES, is_message
+from transports.local.http2.methods import Method, Streaming, Unary
 from transports.local.http2.requests import Metadata, Request
 from transports.local.http2.status import OK, Trailing, write_status
+from transports.local.http2.waiting import wait_until_sent
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Unary:
-    """A method with one request: a function that is given the request's bytes, and answers or has a task do it."""
-
-    begin: Callable[[Call, bytes], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Streaming:
-    """A method with a stream of requests: a coroutine, run as a task, that takes them from its call."""
-
-    serve: Callable[[Call], Coroutine[Any, Any, None]]
-
-
-Method = Unary | Streaming
-
-
-class Line(Store, Protocol):
-    """What a call needs of its connection."""
-
-    outbound: Outbound
-    peer: str
-    #: Bytes of a header list that the client takes.
-    max_list_bytes: int
-    #: Calls whose methods are at work, also those that the client has given up.
-    handling: int
-    #: The tasks of those methods.
-    tasks: set[asyncio.Task[None]]
-
-    def is_alone(self) -> bool:
-        """Say whether no more than one call is open."""
-
-    def forget(self, call: Call) -> None:
-        """Let go of a call that everything was sent of."""
 
 
 class Call(Flow):
@@ -64,22 +30,43 @@ class Call(Flow):
     When the client goes, the method's task is cancelled; a method without one goes on, and its answer is dropped.
     """
 
-    __slots__ = ("_arrived", "_handling", "_intake", "_line", "_method", "_request", "_task", "gone", "half_closed")
+    __slots__ = (
+        "_announced",
+        "_arrived",
+        "_carrying",
+        "_handling",
+        "_intake",
+        "_lent",
+        "_line",
+        "_method",
+        "_request",
+        "_task",
+        "expired",
+        "gone",
+        "half_closed",
+    )
 
     def __init__(self, line: Line, stream: int, window: int, request: Request) -> None:
         super().__init__(stream, window)
         self._line = line
         self._request = request
         self._method: Method | None = None
+        #: Bytes that are to come, if the client has said how many.
+        self._announced = request.content_length
         self._arrived = 0.0 if request.timeout_seconds is None else time.monotonic()
         self._intake: Intake | None = None
         self._task: asyncio.Task[None] | None = None
-        #: The method is at work.
+        #: The method is at work, on a request of so many bytes.
         self._handling = False
+        self._lent = 0
+        #: Works that go on although the call may have ended.
+        self._carrying = 0
         #: The client sends nothing more.
         self.half_closed = False
         #: The client has given up the call, or its connection is lost.
         self.gone = False
+        #: It was ended because its deadline had passed.
+        self.expired = False
 
     @property
     def path(self) -> str:
@@ -124,7 +111,7 @@ class Call(Flow):
         sent = self._line.outbound.write(self, message)
         if sent is not None:
             try:
-                await sent
+                await wait_until_sent(sent)
             except asyncio.CancelledError:
                 self._line.outbound.withdraw(self, sent)
                 raise
@@ -142,6 +129,11 @@ class Call(Flow):
         if remaining is not None:
             expiry = task.get_loop().call_later(remaining, self._expire)
             task.add_done_callback(lambda _: expiry.cancel())
+
+    def carry(self, work: asyncio.Future[Any]) -> None:
+        """Count work that goes on although the call has ended, until it is done."""
+        self._carrying += 1
+        work.add_done_callback(self._carried)
 
     # What the connection tells
 
@@ -162,33 +154,42 @@ class Call(Flow):
         """
         if self.half_closed:
             raise StreamFault(self.stream, ErrorCode.STREAM_CLOSED, "data after the end of the stream")
+        self.half_closed = ended
+        if self._announced is not None:
+            self._announced -= len(data)
+            self._check_length(ended=ended)
+        if self.trailers:
+            return  # it was answered, and only the answer's end is still to go
         try:
-            if ended and self._intake is None and isinstance(self._method, Unary) and _is_message(data):
-                self.half_closed = True
+            if ended and self._intake is None and isinstance(self._method, Unary) and is_message(data):
                 self._ask(self._method, data[PREFIX_BYTES:])
                 return
             self._intake_made().receive(data, size_bytes)
+            if ended:
+                self.receive_end()
         except StatusError as exc:
             self.refuse(exc)
-            return
-        if ended:
-            self.receive_end()
 
     def receive_end(self) -> None:
-        """Take note that the client sends nothing more."""
+        """Take note that the client sends nothing more.
+
+        Raises:
+            StreamFault: It has sent less than it said.
+        """
         self.half_closed = True
+        self._check_length(ended=True)
         intake = self._intake_made()
         intake.end()
         if isinstance(self._method, Unary):
             try:
-                message = intake.only()
+                self._ask(self._method, intake.only())
             except StatusError as exc:
                 self.refuse(exc)
-            else:
-                self._ask(self._method, message)
 
     def refuse(self, error: StatusError) -> None:
         """End the call for what its client sent."""
+        if self._intake is not None:
+            self._intake.drop()
         self.finish(error.code, str(error))
         self._stop()
 
@@ -205,27 +206,38 @@ class Call(Flow):
             self._intake.drop()
         self._line.forget(self)
 
+    def _check_length(self, *, ended: bool) -> None:
+        left = self._announced or 0
+        if left < 0 or (ended and left):
+            raise StreamFault(self.stream, ErrorCode.PROTOCOL_ERROR, "another size than the headers say")
+
     def _intake_made(self) -> Intake:
         if self._intake is None:
-            self._intake = Intake(self._line, self.stream, self._request.encoding)
+            single = isinstance(self._method, Unary)
+            encoding = self._request.encoding
+            self._intake = Intake(self._line.credit, self.stream, encoding, single=single, refuse=self.refuse)
         return self._intake
 
     def _ask(self, method: Unary, message: bytes) -> None:
-        self._enter()
+        if not self._line.credit.lend(len(message)):
+            self._line.credit.redeem(len(message))
+            raise too_many_bytes()
+        self._enter(len(message))
         try:
             method.begin(self, message)
         except Exception:
             logger.exception("%s failed", self.path)
             self.finish(grpc.StatusCode.INTERNAL)
 
-    def _enter(self) -> None:
-        self._handling = True
+    def _enter(self, lent: int = 0) -> None:
+        self._handling, self._lent = True, lent
         self._line.handling += 1
 
     def _leave(self) -> None:
-        if self._handling and self._task is None:
+        if self._handling and self._task is None and not self._carrying:
             self._handling = False
             self._line.handling -= 1
+            self._line.credit.redeem(self._lent)
 
     def _worked(self, task: asyncio.Task[None]) -> None:
         self._line.tasks.discard(task)
@@ -239,16 +251,15 @@ class Call(Flow):
                 logger.error("%s failed", self.path, exc_info=error)
             self.finish(grpc.StatusCode.INTERNAL)
 
+    def _carried(self, _: asyncio.Future[Any]) -> None:
+        self._carrying -= 1
+        self._leave()
+
     def _expire(self) -> None:
+        self.expired = True
         self.finish(grpc.StatusCode.DEADLINE_EXCEEDED, "The deadline has passed.")
         self._stop()
 
     def _stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
-
-
-def _is_message(data: bytes) -> bool:
-    """Say whether data are one message, whole and not compressed."""
-    size = len(data) - PREFIX_BYTES
-    return size >= 0 and not data[0] and int.from_bytes(data[1:PREFIX_BYTES], "big") == size <= MAX_MESSAGE_BYTES

@@ -17,7 +17,7 @@ from transports.local.http2.streams import Find, Streams
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a client has for the first words of HTTP/2, and of TLS.
+#: Seconds that a client has for the first words of HTTP/2.
 HANDSHAKE_SECONDS = 10.0
 #: Seconds that a client gets to read why we leave.
 _LINGER_SECONDS = 1.0
@@ -55,7 +55,8 @@ class Connection(asyncio.Protocol):
         self._greeted = False
         #: It is ending: what still comes is not read.
         self._over = False
-        self._heard = time.monotonic()
+        #: When the client said something last, and when we asked it whether it is there.
+        self._heard = self._asked = time.monotonic()
         self._handlers: tuple[Callable[[int, int, bytes], None], ...] = ()
 
     # What the transport tells
@@ -123,7 +124,7 @@ class Connection(asyncio.Protocol):
         """Take no further calls; those that are open go on, and with the last one the connection ends."""
         if not self._over and not self._streams.leaving:
             self._streams.leaving = True
-            self._streams.control(frames.goaway(self._streams.last, ErrorCode.NO_ERROR))
+            self._streams.control(frames.goaway(self._streams.last_served, ErrorCode.NO_ERROR))
             self._outbound.flush()
             self._close_if_done()
 
@@ -140,24 +141,24 @@ class Connection(asyncio.Protocol):
         if kind < len(self._handlers):
             self._handlers[kind](flags, stream, payload)
         else:
-            self._streams.patience.spend()
+            self._streams.endure()
 
     def _on_priority(self, flags: int, stream: int, payload: bytes) -> None:
-        self._streams.patience.spend()
+        self._streams.endure()
         if not stream:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a priority of the connection")
         if len(payload) != 5:
             raise StreamFault(stream, ErrorCode.FRAME_SIZE_ERROR, "a priority of another size than 5")
 
     def _on_settings(self, flags: int, stream: int, payload: bytes) -> None:
-        self._streams.patience.spend()
+        self._streams.endure()
         if stream:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "settings of a stream")
         if flags & frames.ACK:
             if payload:
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement with settings")
             return
-        for number, value in settings.read_settings(payload):
+        for number, value in settings.read_settings(payload).items():
             if number == settings.INITIAL_WINDOW_SIZE:
                 self._streams.set_initial_window(value)
             elif number == settings.MAX_FRAME_SIZE:
@@ -180,7 +181,7 @@ class Connection(asyncio.Protocol):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a ping of a stream")
         if len(payload) != 8:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a ping of another size than 8")
-        self._streams.patience.spend()
+        self._streams.endure()
         if not flags & frames.ACK:
             self._streams.control(frames.frame(frames.PING, frames.ACK, 0, payload))
 
@@ -190,7 +191,7 @@ class Connection(asyncio.Protocol):
         if len(payload) < 8:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a goaway that is cut off")
         # It tells which streams of ours the client serves, and there are none. Those of its own it still ends.
-        self._streams.patience.spend()
+        self._streams.endure()
 
     def _on_window_update(self, flags: int, stream: int, payload: bytes) -> None:
         if len(payload) != 4:
@@ -211,17 +212,20 @@ class Connection(asyncio.Protocol):
 
     def _check_silence(self) -> None:
         """Ping a client that was silent for long; let go of one that does not answer."""
-        silent = time.monotonic() - self._heard
-        limit = self._house.silence_seconds
-        if silent >= limit:
-            logger.debug("%s has not answered for %.0f s", self._streams.peer, silent)
-            self.abort()
-            return
-        if silent >= limit * 2 / 3:
-            self._streams.control(_PING)
-            wait_seconds = limit - silent
-        else:
+        now, limit = time.monotonic(), self._house.silence_seconds
+        silent, waited = now - self._heard, now - self._asked
+        if self._asked <= self._heard:
             wait_seconds = limit * 2 / 3 - silent
+            if wait_seconds <= 0:
+                self._asked = now
+                self._streams.control(_PING)
+                wait_seconds = limit / 3
+        else:
+            wait_seconds = limit / 3 - waited
+            if wait_seconds <= 0:
+                logger.debug("%s has not answered for %.0f s", self._streams.peer, silent)
+                self.abort()
+                return
         self._watch = self._loop.call_later(wait_seconds, self._check_silence)
 
     def _fail(self, fault: ConnectionFault) -> None:
@@ -229,23 +233,29 @@ class Connection(asyncio.Protocol):
         self._over = True
         self._streams.lose()
         if self._cutter.begun:
-            self._outbound.control(frames.goaway(self._streams.last, fault.code, fault.reason))
-        self._linger()
+            self._outbound.control(frames.goaway(self._streams.last_served, fault.code, fault.reason))
+        self._linger(self.abort)
 
     def _close_if_done(self) -> None:
         if self._streams.leaving and not self._over and self._streams.idle and self._outbound.idle:
             self._over = True
-            self._linger()
+            self._linger(self._abort_when_sent)
 
-    def _linger(self) -> None:
+    def _linger(self, end: Callable[[], None]) -> None:
         """End our side. Closed at once, what the client has sent meanwhile would cost it what it has not read."""
         self._outbound.close()
         self._watch.cancel()
         if self._transport.can_write_eof():
             self._transport.write_eof()
-            self._loop.call_later(_LINGER_SECONDS, self.abort)
+            self._watch = self._loop.call_later(_LINGER_SECONDS, end)
         else:
             self._transport.close()
+
+    def _abort_when_sent(self) -> None:
+        """Abort once the transport is rid of the last answers; the server's stop does not wait for ever."""
+        sent = not self._transport.get_write_buffer_size()
+        end = self.abort if sent else self._abort_when_sent
+        self._watch = self._loop.call_later(_LINGER_SECONDS, end)
 
 
 def _name_of(address: Any) -> str:

@@ -14,20 +14,24 @@ PER_SECOND = 1000.0
 
 
 class Patience:
-    """Counts pings, settings, resets, empty and unknown frames of one connection."""
+    """Counts pings, settings, empty and unknown frames of one connection, or its resets."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._left = float(BURST)
         self._seen = clock()
+        self._work = 0
 
-    def spend(self) -> None:
-        """Count one frame.
+    def spend(self, frames: int = 1, *, work: int = 0) -> None:
+        """Count frames that do nothing; ``work`` is how many so far did something, each of which makes up for one.
+
+        So a client may ping with each frame of an answer, as many do that measure how fast the line is.
 
         Raises:
             ConnectionFault: They are too many.
         """
-        self._left -= 1
+        self._left = min(self._left + work - self._work, BURST) - frames
+        self._work = work
         if self._left >= 0:
             return
         now = self._clock()

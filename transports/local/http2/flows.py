@@ -19,7 +19,7 @@ class Piece:
 class Flow:
     """What one stream sends."""
 
-    __slots__ = ("broken", "ended", "opened", "pieces", "queued", "stream", "trailers", "window")
+    __slots__ = ("broken", "ended", "opened", "pieces", "stream", "trailers", "window")
 
     def __init__(self, stream: int, window: int) -> None:
         self.stream = stream
@@ -32,8 +32,6 @@ class Flow:
         self.opened = False
         #: Part of a message was sent and the rest withdrawn: none can follow.
         self.broken = False
-        #: It has its turn to come.
-        self.queued = False
         #: Everything was sent, or nothing more can be.
         self.ended = False
 

@@ -18,40 +18,54 @@ ENCODINGS = ("identity", *_WINDOW_BITS)
 
 
 class MessageCutter:
-    """Cuts a stream's bytes into messages, however they are split over frames."""
+    """Cuts a stream's bytes into messages, however they are split over frames; one is cut when it is taken."""
+
+    __slots__ = ("_encoding", "_kept")
 
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding
-        self._rest = bytearray()
+        self._kept = bytearray()
 
     @property
-    def rest_bytes(self) -> int:
-        """How much there is of a message that is not complete."""
-        return len(self._rest)
+    def kept_bytes(self) -> int:
+        return len(self._kept)
 
-    def cut(self, data: bytes) -> list[bytes]:
-        """Return the messages that are complete with this.
+    def add(self, data: bytes) -> None:
+        """Keep what has come."""
+        self._kept += data
+
+    def missing_bytes(self) -> int:
+        """Return how much is missing of the first message, or of its length; if negative, there is more than it.
 
         Raises:
-            StatusError: One is too large, or cannot be decompressed.
+            StatusError: It is too large.
         """
-        rest = self._rest
-        rest += data
-        found: list[bytes] = []
-        offset = 0
-        while len(rest) - offset >= PREFIX_BYTES:
-            size = int.from_bytes(rest[offset + 1 : offset + PREFIX_BYTES], "big")
-            if size > MAX_MESSAGE_BYTES:
-                raise _too_large(f"{size}")
-            start = offset + PREFIX_BYTES
-            if len(rest) < start + size:
-                break
-            with memoryview(rest) as view:
-                message = bytes(view[start : start + size])
-            found.append(decompressed(message, rest[offset], self._encoding))
-            offset = start + size
-        del rest[:offset]
-        return found
+        kept = self._kept
+        if len(kept) < PREFIX_BYTES:
+            return PREFIX_BYTES - len(kept)
+        size = int.from_bytes(kept[1:PREFIX_BYTES], "big")
+        if size > MAX_MESSAGE_BYTES:
+            raise _too_large(f"{size}")
+        return PREFIX_BYTES + size - len(kept)
+
+    def take(self) -> bytes:
+        """Return the first message, of which nothing is missing.
+
+        Raises:
+            StatusError: It cannot be decompressed, or is too large then.
+        """
+        kept = self._kept
+        flag, end = kept[0], PREFIX_BYTES + int.from_bytes(kept[1:PREFIX_BYTES], "big")
+        with memoryview(kept) as view:
+            message = bytes(view[PREFIX_BYTES:end])
+        del kept[:end]
+        return decompressed(message, flag, self._encoding)
+
+
+def is_message(data: bytes) -> bool:
+    """Say whether data are one message, whole and not compressed."""
+    size = len(data) - PREFIX_BYTES
+    return size >= 0 and not data[0] and int.from_bytes(data[1:PREFIX_BYTES], "big") == size <= MAX_MESSAGE_BYTES
 
 
 def prefixed(message: bytes) -> bytes:

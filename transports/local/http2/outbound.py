@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Collection
 
 from transports.local.http2 import status
 from transports.local.http2.errors import ConnectionFault, ErrorCode, GoneError
 from transports.local.http2.flows import Flow, Piece
 from transports.local.http2.frames import DATA, END_HEADERS, END_STREAM, HEAD, HEADERS, MAX_31_BITS, header_frames
 from transports.local.http2.messages import PREFIX_BYTES, prefixed
+from transports.local.http2.turns import Turns
 from transports.local.http2.windows import DEFAULT_WINDOW_BYTES
 
 #: Bytes that are written at once, after which the transport may say that it has enough.
@@ -39,7 +41,9 @@ class Outbound:
         self._loop = loop
         self._window = DEFAULT_WINDOW_BYTES
         self._max_frame_bytes = 1 << 14
-        self._turns: deque[Flow] = deque()
+        self._turns = Turns()
+        #: Frames of calls' messages that were sent.
+        self.sent_frames = 0
         self._paused = False
         self._unread_bytes = 0
         self._parts: list[bytes | memoryview] = []
@@ -63,18 +67,21 @@ class Outbound:
         Raises:
             ConnectionFault: The window is too large then.
         """
-        self._window += increment
-        if self._window > MAX_31_BITS:
+        if self._window + increment > MAX_31_BITS:
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "the connection's window is too large")
+        self._window += increment
         self._pump()
 
-    def widen_flow(self, flow: Flow, change: int) -> bool:
-        """Change a stream's window; False if it is too large then."""
-        flow.window += change
-        if flow.pieces and flow.window > 0:
-            self._enqueue(flow)
-            self._pump()
-        return flow.window <= MAX_31_BITS
+    def widen_flows(self, flows: Collection[Flow], change: int) -> bool:
+        """Change the windows of streams; False, and nothing is changed, if one were too large then."""
+        if any(flow.window + change > MAX_31_BITS for flow in flows):
+            return False
+        for flow in flows:
+            flow.window += change
+            if flow.pieces and flow.window > 0:
+                self._turns.add(flow)
+        self._pump()
+        return True
 
     def shrink_table(self, size_bytes: int) -> None:
         """Take over the client's HEADER_TABLE_SIZE: we use no table, and have to say so if it is a small one."""
@@ -124,6 +131,7 @@ class Outbound:
             self.end(flow, status.OK)
             return
         self._window -= size
+        self.sent_frames += 1
         flow.ended = flow.opened = True
         stream = flow.stream.to_bytes(4, "big")
         data = HEAD.pack(size >> 16, size & 0xFFFF, DATA, 0, flow.stream)
@@ -150,31 +158,42 @@ class Outbound:
 
     def withdraw(self, flow: Flow, sent: asyncio.Future[None]) -> None:
         """Leave out a message whose writer waits no longer, or what of it has not been sent."""
-        pieces = flow.pieces or deque()
-        for piece in pieces:
+        for piece in flow.pieces or ():
             if piece.sent is sent:
-                flow.broken |= piece.begun
-                pieces.remove(piece)
+                self._leave_out(flow, piece)
                 return
 
     def end(self, flow: Flow, trailers: bytes) -> None:
-        """End a stream with trailers, after the messages that wait; those of a broken one are dropped."""
-        if flow.ended or flow.trailers:
-            return
-        flow.trailers = trailers
-        if flow.broken:
-            self.drop(flow)
-        if self._paused or flow.pieces:
-            self._enqueue(flow)
-        else:
-            self._send_trailers(flow)
+        """End a stream with trailers, after the messages that wait."""
+        if not flow.ended and not flow.trailers:
+            flow.trailers = trailers
+            self._end(flow)
 
     def drop(self, flow: Flow) -> None:
         """Forget what waits to be sent; who waits for it is told."""
+        self._turns.discard(flow)
         pieces, flow.pieces = flow.pieces, None
         for piece in pieces or ():
             if piece.sent is not None and not piece.sent.done():
                 piece.sent.set_exception(GoneError("The client has gone."))
+
+    def _leave_out(self, flow: Flow, piece: Piece) -> None:
+        pieces = flow.pieces or deque()
+        pieces.remove(piece)
+        if piece.begun:
+            flow.broken = True
+            self.drop(flow)
+        if flow.trailers and not flow.ended:
+            self._end(flow)
+
+    def _end(self, flow: Flow) -> None:
+        if flow.pieces:
+            return  # until they are out
+        self._turns.discard(flow)
+        if self._paused:
+            self._turns.add(flow)
+        else:
+            self._send_trailers(flow)
 
     def _fits(self, flow: Flow, size: int) -> bool:
         room = min(flow.window, self._window, self._max_frame_bytes)
@@ -184,36 +203,28 @@ class Outbound:
         if flow.pieces is None:
             flow.pieces = deque()
         flow.pieces.append(piece)
-        self._enqueue(flow)
+        self._turns.add(flow)
         self._pump()
-
-    def _enqueue(self, flow: Flow) -> None:
-        if not flow.queued:
-            flow.queued = True
-            self._turns.append(flow)
 
     def _pump(self) -> None:
         """Send what may be sent, a frame of each stream in turn."""
-        written, starved = 0, deque[Flow]()
-        while self._turns and not self._paused:
-            flow = self._turns.popleft()
-            if flow.pieces and self._window <= 0:
-                starved.append(flow)
-                continue
-            flow.queued = False
-            if not flow.ended:
-                written += self._take_turn(flow)
+        written = 0
+        while not self._paused and (flow := self._turns.take(room=self._window > 0)) is not None:
+            written += self._take_turn(flow)
             if written >= _WRITE_BYTES:
                 self.flush()  # after which the transport may have paused us
                 written = 0
-        starved.extend(self._turns)
-        self._turns = starved
 
     def _take_turn(self, flow: Flow) -> int:
         """Send one frame of a stream, and its end if there is nothing more; return how much."""
         size = 0
         if flow.pieces:
             piece = flow.pieces[0]
+            if piece.sent is not None and piece.sent.cancelled():
+                self._leave_out(flow, piece)  # its writer was cancelled, and has not had its turn to withdraw it
+                if flow.pieces:
+                    self._turns.add(flow)
+                return 0
             size = min(len(piece.rest), flow.window, self._window, self._max_frame_bytes)
             if size <= 0:
                 return 0  # until its window is larger
@@ -225,7 +236,7 @@ class Outbound:
                 if piece.sent is not None and not piece.sent.done():
                     piece.sent.set_result(None)
         if flow.pieces:
-            self._enqueue(flow)
+            self._turns.add(flow)
         elif flow.trailers:
             self._send_trailers(flow)
         return size
@@ -238,6 +249,7 @@ class Outbound:
     def _send_data(self, flow: Flow, data: bytes | memoryview, size: int) -> None:
         flow.window -= size
         self._window -= size
+        self.sent_frames += 1
         self._emit(HEAD.pack(size >> 16, size & 0xFFFF, DATA, 0, flow.stream))
         self._emit(data)
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 import grpc
 
-from transports.local.http2.blocks import Headers
+from transports.local.http2.blocks import MAX_LIST_BYTES, Headers, list_bytes
 from transports.local.http2.messages import ENCODINGS
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _NAME = re.compile(r":?[0-9a-z!#$%&'*+.^_`|~-]+")
 _PSEUDO = frozenset((":method", ":scheme", ":path", ":authority"))
 #: What concerns one connection has no place in HTTP/2.
@@ -33,6 +34,8 @@ class Request:
     metadata: Metadata = ()
     timeout_seconds: float | None = None
     encoding: str = "identity"
+    #: Bytes of data that are to come (``content-length``); None if the client has not said.
+    content_length: int | None = None
     #: Not HTTP: the stream is reset.
     malformed: str = ""
     #: HTTP, but not gRPC: the status that it is answered with.
@@ -55,6 +58,9 @@ def read_request(headers: Headers) -> Request:
         return Request(http_status=415)
     if found[":method"] != "POST":
         return Request(http_status=405)
+    if list_bytes(headers) > MAX_LIST_BYTES:
+        text = f"The headers are larger than {MAX_LIST_BYTES} bytes."
+        return Request(found[":path"], refusal=(grpc.StatusCode.RESOURCE_EXHAUSTED, text))
     encoding = found.get("grpc-encoding", "identity")
     if encoding not in ENCODINGS:
         text = f"Requests cannot be compressed with {encoding[:50]!r}."
@@ -65,7 +71,8 @@ def read_request(headers: Headers) -> Request:
         metadata = tuple((name, each) for name, value in own for each in _values(name, value))
     except ValueError as exc:
         return Request(found[":path"], refusal=(grpc.StatusCode.INTERNAL, str(exc)))
-    return Request(found[":path"], metadata, timeout, encoding)
+    length = int(found["content-length"]) if "content-length" in found else None
+    return Request(found[":path"], metadata, timeout, encoding, content_length=length)
 
 
 def read_timeout(text: str) -> float:
@@ -96,6 +103,9 @@ def _malformed(fields: Sequence[tuple[str, str]]) -> str:
         elif regular or name in seen or name not in _PSEUDO:
             return f"the pseudo-header {name}"
         seen.add(name)
+    lengths = {value for name, value in fields if name == "content-length"}
+    if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
+        return "the content-length"
     missing = {":method", ":scheme", ":path"} - seen
     if missing or not dict(fields)[":path"]:
         return "pseudo-headers are missing"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from struct import Struct
 
 from transports.local.http2.blocks import MAX_LIST_BYTES
@@ -17,6 +17,8 @@ HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX
     range(1, 7)
 )
 _SETTING = Struct(">HI")
+#: Most settings of one frame; there are less than ten.
+_MAX_SETTINGS = 100
 _SMALLEST_MAX_FRAME_SIZE, _LARGEST_MAX_FRAME_SIZE = 1 << 14, (1 << 24) - 1
 
 #: What we send first: our settings, and what of the connection's window its default has not.
@@ -36,14 +38,17 @@ GREETING = frame(
 ) + window_update(0, CONNECTION_WINDOW_BYTES - DEFAULT_WINDOW_BYTES)
 
 
-def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
-    """Give the client's settings, number and value, in its order.
+def read_settings(payload: bytes) -> Mapping[int, int]:
+    """Return the client's settings by number: the last value of each, but the smallest size of the header table.
 
     Raises:
-        ConnectionFault: One has no such value.
+        ConnectionFault: One has no such value, or they are too many.
     """
     if len(payload) % _SETTING.size:
         raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a setting is cut off")
+    if len(payload) > _MAX_SETTINGS * _SETTING.size:
+        raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many settings")
+    found: dict[int, int] = {}
     for number, value in _SETTING.iter_unpack(payload):
         if number == ENABLE_PUSH and value > 1:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH is {value}")
@@ -51,4 +56,5 @@ def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE is {value}")
         if number == MAX_FRAME_SIZE and not _SMALLEST_MAX_FRAME_SIZE <= value <= _LARGEST_MAX_FRAME_SIZE:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"MAX_FRAME_SIZE is {value}")
-        yield number, value
+        found[number] = min(value, found.get(number, value)) if number == HEADER_TABLE_SIZE else value
+    return found

@@ -9,25 +9,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from transports.local.http2 import frames, status
-from transports.local.http2.blocks import MAX_LIST_BYTES, BlockReader
-from transports.local.http2.calls import Call, Method
+from transports.local.http2.blocks import MAX_BLOCK_BYTES, BlockReader
+from transports.local.http2.calls import Call
+from transports.local.http2.credit import Credit
 from transports.local.http2.errors import ConnectionFault, ErrorCode, StatusError, StreamFault
 from transports.local.http2.floods import Patience
 from transports.local.http2.messages import ENCODINGS
+from transports.local.http2.methods import Method
 from transports.local.http2.outbound import Outbound
 from transports.local.http2.requests import Request, read_request
 from transports.local.http2.settings import MAX_STREAMS
-from transports.local.http2.windows import CONNECTION_WINDOW_BYTES, DEFAULT_WINDOW_BYTES, ReceiveWindow
+from transports.local.http2.windows import DEFAULT_WINDOW_BYTES
 
 logger = logging.getLogger(__name__)
 
 #: Finds the method of a path, or raises ``StatusError``.
 Find = Callable[[str], Method]
 
-#: Most bytes of requests that a connection may have us keep; eight of the largest.
-_MAX_HELD_BYTES = 256 << 20
 #: Streams that are remembered after we ended them before their clients did: what still comes on them is no fault.
 _MAX_ENDED_EARLY = 1000
+#: Calls whose windows are changed for as much as a frame that does nothing costs us.
+_WALKED_PER_FRAME = 100
 #: Most frames that a header block is split into.
 _MAX_CONTINUATIONS = 64
 
@@ -60,11 +62,16 @@ class Streams:
         self.handling = 0
         #: Bytes of a header list that the client takes without fail; it has no limit unless it says so.
         self.max_list_bytes = 1 << 32
-        #: The latest stream that the client has opened.
-        self.last = 0
+        #: The latest stream that the client has opened, and the latest that is served.
+        self._last = 0
+        self.last_served = 0
         #: The client was told that no further streams are served.
         self.leaving = False
-        self.patience = Patience()
+        self.credit = Credit(self.control)
+        self._patience = Patience()
+        self._resets = Patience()
+        #: Frames of calls that have come.
+        self._work = 0
         self._find = find
         self._on_idle = on_idle
         self._calls: dict[int, Call] = {}
@@ -72,8 +79,6 @@ class Streams:
         self._reader = BlockReader(read_request)
         self._opening: _Opening | None = None
         self._initial_window = DEFAULT_WINDOW_BYTES
-        self._window = ReceiveWindow(CONNECTION_WINDOW_BYTES)
-        self._held_bytes = 0
         #: A fault that was found beside the frames; it ends the connection with the next one.
         self.fault: ConnectionFault | None = None
 
@@ -91,10 +96,6 @@ class Streams:
         """Send a frame that needs no window."""
         self._require(self.outbound.control(frame))
 
-    def hold(self, size_bytes: int) -> bool:
-        self._held_bytes += size_bytes
-        return self._held_bytes <= _MAX_HELD_BYTES
-
     def forget(self, call: Call) -> None:
         if self._calls.pop(call.stream, None) is not None and not call.half_closed:
             self._leave_unread(call.stream)
@@ -102,6 +103,10 @@ class Streams:
             self._on_idle()
 
     # What frames do
+
+    def endure(self, frames: int = 1) -> None:
+        """Count frames that do nothing; raise ``ConnectionFault`` if they are too many beside those that do."""
+        self._patience.spend(frames, work=self._work + self.outbound.sent_frames)
 
     def check_sequence(self, kind: int) -> None:
         """Raise ``ConnectionFault`` if a frame stands between those of one header block."""
@@ -122,7 +127,7 @@ class Streams:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a continuation of nothing")
         opening.block += payload
         opening.frames += 1
-        if opening.frames > _MAX_CONTINUATIONS or len(opening.block) > MAX_LIST_BYTES:
+        if opening.frames > _MAX_CONTINUATIONS or len(opening.block) > MAX_BLOCK_BYTES:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a header block does not end")
         if flags & frames.END_HEADERS:
             self._opening = None
@@ -130,15 +135,16 @@ class Streams:
 
     def on_data(self, flags: int, stream: int, payload: bytes) -> None:
         size, ended = len(payload), bool(flags & frames.END_STREAM)
-        # The connection's window is always open: what is kept is limited by those of its streams, and in ``hold``.
-        if increment := self._window.take(size):
-            self.control(frames.window_update(0, increment))
-        if not size and not ended:
-            self.patience.spend()
+        self.credit.receive(size)
+        data = frames.unpadded(payload, flags)
+        if data or ended:
+            self._work += 1
+        else:
+            self.endure()
         call = self._calls.get(stream)
         if call is not None:
-            call.receive(frames.unpadded(payload, flags), size, ended=ended)
-        elif stream > self.last or not stream & 1:
+            call.receive(data, size, ended=ended)
+        elif stream > self._last or not stream & 1:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"data on the idle stream {stream}")
         elif stream not in self._ended_early:
             raise StreamFault(stream, ErrorCode.STREAM_CLOSED, "data on a closed stream")
@@ -147,10 +153,12 @@ class Streams:
         if len(payload) != 4:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a reset of another size than 4")
         self._check_not_idle(stream, "a reset")
-        self.patience.spend()
         call = self._calls.pop(stream, None)
-        if call is not None:
+        if call is None:
+            self.endure()
+        else:
             call.lose()
+            self._resets.spend()
 
     def on_window_update(self, stream: int, increment: int) -> None:
         """Widen a stream's window."""
@@ -160,20 +168,21 @@ class Streams:
             return
         if not increment:
             raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, "a window that is widened by 0")
-        if not self.outbound.widen_flow(call, increment):
+        if not self.outbound.widen_flows((call,), increment):
             raise StreamFault(stream, ErrorCode.FLOW_CONTROL_ERROR, "the window is too large")
 
     def set_initial_window(self, size_bytes: int) -> None:
         """Take over the client's INITIAL_WINDOW_SIZE, for the streams that are open, too."""
         change, self._initial_window = size_bytes - self._initial_window, size_bytes
-        for call in list(self._calls.values()):
-            if not self.outbound.widen_flow(call, change):
+        if change:
+            self.endure(len(self._calls) // _WALKED_PER_FRAME)
+            if not self.outbound.widen_flows(self._calls.values(), change):
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a stream's window is too large")
 
     def reset(self, fault: StreamFault) -> None:
         """End a stream for what its client did."""
         logger.debug("reset %s of %s", fault, self.peer)
-        self.patience.spend()
+        self._resets.spend()
         call = self._calls.pop(fault.stream, None)
         if call is not None:
             call.lose()
@@ -187,15 +196,16 @@ class Streams:
             call.lose()
 
     def _read(self, stream: int, block: bytes, *, ended: bool) -> None:
+        self._work += 1
         # Whatever becomes of the stream, the block may change how the next one is read.
         request = self._reader.read(block)
         call = self._calls.get(stream)
         if call is not None:
-            self._end_with_trailers(call, ended=ended)
+            self._end_with_trailers(call, request, ended=ended)
         elif not stream & 1:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"{stream} is no stream of a client")
-        elif stream > self.last:
-            self.last = stream
+        elif stream > self._last:
+            self._last = stream
             self._open(stream, request, ended=ended)
         elif stream not in self._ended_early:
             raise ConnectionFault(ErrorCode.STREAM_CLOSED, f"headers on the closed stream {stream}")
@@ -204,6 +214,7 @@ class Streams:
         if self.leaving:
             self._end_early(stream)  # the client knows that it was not served
             return
+        self.last_served = stream
         if len(self._calls) >= MAX_STREAMS or self.handling >= MAX_STREAMS:
             raise StreamFault(stream, ErrorCode.REFUSED_STREAM, "too many streams")
         if request.malformed:
@@ -228,15 +239,17 @@ class Streams:
             call.begin(method)
 
     @staticmethod
-    def _end_with_trailers(call: Call, *, ended: bool) -> None:
+    def _end_with_trailers(call: Call, trailers: Request, *, ended: bool) -> None:
         if call.half_closed:
             raise StreamFault(call.stream, ErrorCode.STREAM_CLOSED, "headers after the end of the stream")
         if not ended:
             raise StreamFault(call.stream, ErrorCode.PROTOCOL_ERROR, "headers in the middle of a stream")
+        if not trailers.malformed:
+            raise StreamFault(call.stream, ErrorCode.PROTOCOL_ERROR, "trailers that are a request")
         call.receive_end()
 
     def _check_not_idle(self, stream: int, what: str) -> None:
-        if stream > self.last or not stream & 1:
+        if stream > self._last or not stream & 1:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"{what} of the idle stream {stream}")
 
     def _require(self, read: bool) -> None:

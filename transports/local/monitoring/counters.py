@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 class Counters:
     """Counted on the event loop, by whom serves the requests."""
 
-    #: Messages whose publishing was confirmed.
+    #: Messages that were stored, also those of publishers that had gone meanwhile.
     published: int = 0
     #: Messages handed to consumers; one that is delivered twice counts twice.
     delivered: int = 0

@@ -11,6 +11,7 @@ from http import HTTPStatus
 
 from transports.local.access import Guard
 from transports.local.errors import ListenError, RequestError, UnauthenticatedError
+from transports.local.listeners import Listeners
 from transports.local.monitoring import exposition
 from transports.local.monitoring.counters import Counters
 from transports.local.monitoring.queues import QueueStatistics
@@ -71,16 +72,22 @@ async def metrics_served(page: MetricsPage, host: str, port: int, tls: ssl.SSLCo
     Raises:
         ListenError: Somebody else listens there.
     """
+    loop = asyncio.get_running_loop()
+
+    def protocol() -> asyncio.StreamReaderProtocol:
+        reader = asyncio.StreamReader(_MAX_REQUEST_BYTES, loop)
+        return asyncio.StreamReaderProtocol(reader, page.serve, loop)
+
+    listeners = Listeners(protocol, tls)
     try:
-        server = await asyncio.start_server(page.serve, host, port, limit=_MAX_REQUEST_BYTES, ssl=tls)
+        found = await listeners.listen(host, port)
     except (OSError, OverflowError) as exc:
         raise ListenError(f"{host}:{port}", getattr(exc, "strerror", None) or str(exc)) from exc
-    found = int(server.sockets[0].getsockname()[1])
     logger.info("metrics on port %d", found)
     try:
         yield found
     finally:
-        server.close()
+        await listeners.close()
 
 
 def _pairs(headers: Sequence[str]) -> list[tuple[str, str]]:

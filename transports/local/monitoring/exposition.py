@@ -26,7 +26,7 @@ def render(queues: Sequence[QueueStatistics], counters: Counters) -> str:
             _each(ages, "oldest_age_seconds"),
         ),
         _family("consumers", "gauge", "Open streams and waiting pulls.", _each(queues, "consumers")),
-        _total("published_messages_total", "Messages whose publishing was confirmed.", counters.published),
+        _total("published_messages_total", "Messages that were stored.", counters.published),
         _total("delivered_messages_total", "Messages handed to consumers, each time.", counters.delivered),
         _total("acknowledged_messages_total", "Acknowledgements taken.", counters.acknowledged),
         _family("requests_total", "counter", "Requests and streams that have ended.", requests),
