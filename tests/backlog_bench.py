@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 
-from transports.local.backlog import Backlog, Lease
+from transports.local.dispatch.backlog import Backlog, Lease
 from transports.local.model import Pending
-from transports.local.reading import Tally
+from transports.local.storage.reading import Tally
 
 #: The first token of "this process"; lower ones are from before a restart.
 FIRST_TOKEN = 1000

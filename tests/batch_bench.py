@@ -9,7 +9,7 @@ from dataclasses import replace
 from local_bench import SUBSCRIPTION, TOPIC, Bench
 from local_tables import stored
 
-from transports.local.delivery import Consumer
+from transports.local.dispatch.delivery import Consumer
 from transports.local.model import Delivery, Draft
 from transports.local.wire import request_type
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from transports.local.catalog import Attached
 from transports.local.clock import now_us
-from transports.local.database import Database
-from transports.local.delivery import Consumer
+from transports.local.dispatch.delivery import Consumer
 from transports.local.engine import Engine
 from transports.local.model import Delivery, Draft, Subscription, Topic
+from transports.local.storage.database import Database
+from transports.local.storage.writer import Writer
 from transports.local.wire import request_type
-from transports.local.writer import Writer
 
 DAY_SECONDS = 86400
 TOPIC = Topic("projects/p/topics/topic")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from transports.local.bundles import Bundle, bundled
-from transports.local.database import Database
 from transports.local.model import (
     DeadLetterPolicy,
     Draft,
@@ -16,7 +14,9 @@ from transports.local.model import (
     Subscription,
     Topic,
 )
-from transports.local.tables import Tables
+from transports.local.storage.bundles import Bundle, bundled
+from transports.local.storage.database import Database
+from transports.local.storage.tables import Tables
 
 TOPIC = Topic("projects/p/topics/topic", {"a": "b"}, 1200)
 SUBSCRIPTION = Subscription(

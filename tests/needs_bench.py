@@ -12,11 +12,11 @@ from pathlib import Path
 from local_tables import SUBSCRIPTION
 from needs_model import Model, Stored
 
-from transports.local.bundles import bundled
-from transports.local.database import Database
 from transports.local.model import Draft
-from transports.local.records import Record
-from transports.local.tables import Tables
+from transports.local.storage.bundles import bundled
+from transports.local.storage.database import Database
+from transports.local.storage.records import Record
+from transports.local.storage.tables import Tables
 
 #: Numbers of two subscriptions and a topic; those of snapshots are higher.
 ORDERED, PLAIN, TOPIC = 1, 2, 3

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Self
 
-from transports.local.bundles import Bundle, read_sizes
 from transports.local.model import Pending
-from transports.local.records import Record
+from transports.local.storage.bundles import Bundle, read_sizes
+from transports.local.storage.records import Record
 
 KEYS = ["", "", "A", "B"]
 

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from local_bench import started
 
-from transports.local.bundles import Part
 from transports.local.catalog import Attached
-from transports.local.database import Database
-from transports.local.delivery import Consumer
+from transports.local.dispatch.delivery import Consumer
 from transports.local.engine import Engine
 from transports.local.housekeeping import PIECE_MESSAGES
 from transports.local.model import Draft, Snapshot, Subscription, Topic
-from transports.local.tables import Tables
-from transports.local.writer import Writer
+from transports.local.storage.bundles import Part
+from transports.local.storage.database import Database
+from transports.local.storage.tables import Tables
+from transports.local.storage.writer import Writer
 
 TOPIC = Topic("projects/p/topics/topic")
 SUBSCRIPTION = Subscription("projects/p/subscriptions/one", TOPIC.name, 600, 600, None, retain_acked=True)

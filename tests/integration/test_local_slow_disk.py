@@ -16,7 +16,7 @@ from pubsub_servers import ServerProcess
 PROGRAM = """
 import sys, time
 from contextlib import contextmanager
-from transports.local import database
+from transports.local.storage import database
 real = database.Database.transaction
 
 @contextmanager

@@ -9,8 +9,8 @@ from backlog_bench import FIRST_TOKEN, Holder, all_tokens, empty_backlog, lease,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transports.local.backlog import Backlog, Lease, Policy
-from transports.local.reading import Tally
+from transports.local.dispatch.backlog import Backlog, Lease, Policy
+from transports.local.storage.reading import Tally
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from backlog_bench import FIRST_TOKEN, Shelf, all_tokens, empty_backlog, lease, 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transports.local.backlog import PAGE_MESSAGES, Backlog, Policy
+from transports.local.dispatch.backlog import PAGE_MESSAGES, Backlog, Policy
+from transports.local.dispatch.ordering import LINE_MESSAGES
 from transports.local.model import Pending
-from transports.local.ordering import LINE_MESSAGES
-from transports.local.reading import Tally
+from transports.local.storage.reading import Tally
 
 MANY = 5 * PAGE_MESSAGES
 

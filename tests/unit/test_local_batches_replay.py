@@ -11,11 +11,11 @@ from batch_bench import acknowledge, draft, nothing_left, number_of, publish, ta
 from local_bench import SUBSCRIPTION, eventually, run, running, set_up
 from local_tables import stored
 
-from transports.local.bundles import BUNDLE_MESSAGES
 from transports.local.clock import now_us
 from transports.local.errors import RequestError
 from transports.local.model import DeadLetterPolicy, Snapshot
-from transports.local.tables import Tables
+from transports.local.storage.bundles import BUNDLE_MESSAGES
+from transports.local.storage.tables import Tables
 
 
 class TestReplay:

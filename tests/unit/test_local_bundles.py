@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transports.local.bundles import BUNDLE_BYTES, BUNDLE_MESSAGES, Bundle, Part, bits_by_bundle, bundled
 from transports.local.model import Draft, Pending, StoredMessage
+from transports.local.storage.bundles import BUNDLE_BYTES, BUNDLE_MESSAGES, Bundle, Part, bits_by_bundle, bundled
 
 TIME_US = 1_700_000_000_000_000
 payloads = st.one_of(st.binary(max_size=20), st.sampled_from([b"k" * (BUNDLE_BYTES // 2), b"l" * (BUNDLE_BYTES + 1)]))

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from transports.local import commits
-from transports.local.commits import Commits
-from transports.local.database import Database, StorageError
-from transports.local.tables import Tables
-from transports.local.writer import Writer
+from transports.local.storage import commits
+from transports.local.storage.commits import Commits
+from transports.local.storage.database import Database, StorageError
+from transports.local.storage.tables import Tables
+from transports.local.storage.writer import Writer
 
 
 class Bench:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from local_tables import SNAPSHOT, SUBSCRIPTION, TOPIC, add, bundles, messages, pending
 
-from transports.local.bundles import bundled
-from transports.local.database import Database, StorageError
 from transports.local.errors import DataUnusableError
 from transports.local.model import Draft, Pending
-from transports.local.tables import SCHEMA_VERSION
+from transports.local.storage.bundles import bundled
+from transports.local.storage.database import Database, StorageError
+from transports.local.storage.tables import SCHEMA_VERSION
 
 
 @pytest.fixture

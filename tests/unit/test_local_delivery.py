@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from backlog_bench import Shelf
 
-from transports.local.backlog import Backlog, Policy
-from transports.local.bundles import bundled
-from transports.local.delivery import Consumer, Dispatcher
+from transports.local.dispatch.backlog import Backlog, Policy
+from transports.local.dispatch.delivery import Consumer, Dispatcher
 from transports.local.errors import UnavailableError
 from transports.local.model import Draft, Pending
+from transports.local.storage.bundles import bundled
 
 
 class Bench:

@@ -13,12 +13,12 @@ import pytest
 from local_bench import eventually, started
 from local_tables import stored
 
-from transports.local.database import Database
-from transports.local.delivery import Consumer
+from transports.local.dispatch.delivery import Consumer
 from transports.local.engine import Engine
 from transports.local.errors import AlreadyExistsError, NotFoundError, UnavailableError
 from transports.local.model import Delivery, Draft, Subscription, Topic
-from transports.local.writer import Writer
+from transports.local.storage.database import Database
+from transports.local.storage.writer import Writer
 
 TOPIC = Topic("projects/p/topics/topic")
 SUBSCRIPTION = Subscription("projects/p/subscriptions/one", TOPIC.name, 600, 600, None)

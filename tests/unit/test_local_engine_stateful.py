@@ -13,11 +13,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from transports.local.catalog import Attached
 from transports.local.clock import now_us
-from transports.local.database import Database
-from transports.local.delivery import Consumer
+from transports.local.dispatch.delivery import Consumer
 from transports.local.engine import Engine
 from transports.local.model import Delivery, Draft, Snapshot, Subscription, Topic
-from transports.local.writer import Writer
+from transports.local.storage.database import Database
+from transports.local.storage.writer import Writer
 
 TOPIC = Topic("projects/p/topics/topic")
 PLAIN = Subscription("projects/p/subscriptions/plain", TOPIC.name, 600, 600, None)

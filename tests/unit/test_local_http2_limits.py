@@ -254,27 +254,6 @@ async def _read_all(call: Call) -> None:
         pass
 
 
-def test_work_that_is_carried_counts_until_it_is_done() -> None:
-    work: list[asyncio.Future[None]] = []
-
-    async def wait(call: Call) -> None:
-        work.append(asyncio.get_running_loop().create_future())
-        call.carry(work[0])
-        await asyncio.shield(work[0])
-
-    async def main(line: Line) -> None:
-        line.ask(1, b"x" * 1000)
-        await asyncio.sleep(0)
-        line.send(Frame(RST_STREAM, 0, 1, bytes(4)))
-        await asyncio.sleep(0.01)
-        assert (len(line.tasks), line.streams.handling, line.streams.credit.kept_bytes) == (0, 1, 1000)
-        work[0].set_result(None)
-        await asyncio.sleep(0)
-        assert (line.streams.handling, line.streams.credit.kept_bytes) == (0, 0)
-
-    run(Unary(lambda call, data: call.run(wait(call))), main)
-
-
 @pytest.mark.parametrize(("sent_first", "sent_bytes", "expected"), [(True, 70_005, ["sent"]), (False, 65_535, [])])
 def test_a_writer_that_is_cancelled_knows_whether_its_message_went(
     sent_first: bool, sent_bytes: int, expected: list[str]

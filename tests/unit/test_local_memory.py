@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from transports.local.entries import Policy
-from transports.local.memory import Memory
+from transports.local.dispatch.entries import Policy
+from transports.local.dispatch.memory import Memory
 from transports.local.model import Pending
 
 #: How often something is done again.

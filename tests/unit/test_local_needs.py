@@ -11,10 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from needs_bench import ORDERED, PLAIN, TOPIC, NeedsBench, Share
 from needs_model import KEYS
 
-from transports.local.bundles import BUNDLE_BYTES, Part
 from transports.local.model import Pending
-from transports.local.needs import Replay
-from transports.local.tables import Tables
+from transports.local.storage.bundles import BUNDLE_BYTES, Part
+from transports.local.storage.needs import Replay
+from transports.local.storage.tables import Tables
 
 subscriptions = st.sampled_from([ORDERED, PLAIN])
 #: How many messages a long change takes at a time: one by one, less than a bundle, several bundles, all.

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from transports.local.database import Database
-from transports.local.delivery import Consumer
+from transports.local.dispatch.delivery import Consumer
 from transports.local.engine import Engine
 from transports.local.errors import UnavailableError
 from transports.local.model import Draft, Subscription, Topic
-from transports.local.writer import Writer
+from transports.local.storage.database import Database
+from transports.local.storage.writer import Writer
 
 TOPIC = Topic("projects/p/topics/topic")
 SUBSCRIPTION = Subscription("projects/p/subscriptions/one", TOPIC.name, 600, 600, None)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transports.local.records import Record, Records
+from transports.local.storage.records import Record, Records
 
 FIRST, LAST = 1001, 1128
 ids = st.integers(FIRST, LAST)

@@ -12,10 +12,10 @@ from local_tables import stored
 from replay_bench import LONG, SNAPSHOT, SUBSCRIPTION, Bench, Play, count_pieces, player
 
 from transports.local.clock import now_us
-from transports.local.delivery import Consumer
+from transports.local.dispatch.delivery import Consumer
 from transports.local.errors import NotFoundError, UnavailableError
 from transports.local.model import RetryPolicy
-from transports.local.tables import Tables
+from transports.local.storage.tables import Tables
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from local_tables import stored
 from replay_bench import BATCH, LONG, SNAPSHOT, SUBSCRIPTION, TOPIC, Bench, Play, count_pieces, player
 
 from transports.local import housekeeping
-from transports.local.backlog import PAGE_MESSAGES
+from transports.local.dispatch.backlog import PAGE_MESSAGES
 from transports.local.errors import AlreadyExistsError, NotFoundError, UnavailableError
 from transports.local.model import DELETED_TOPIC, Pending
-from transports.local.tables import Tables
+from transports.local.storage.tables import Tables
 
 
 @pytest.fixture

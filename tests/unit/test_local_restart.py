@@ -10,10 +10,10 @@ import pytest
 from local_bench import DAY_SECONDS, DEAD, GRAVEYARD, SUBSCRIPTION, eventually, payload, run, running, set_up
 from local_tables import stored
 
-from transports.local.bundles import Part
 from transports.local.clock import now_us
 from transports.local.model import DeadLetterPolicy
-from transports.local.tables import Tables
+from transports.local.storage.bundles import Part
+from transports.local.storage.tables import Tables
 
 
 class TestAfterARestart:

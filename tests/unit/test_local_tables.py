@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from local_tables import SUBSCRIPTION, add, pending, stored, waiting
 
-from transports.local.database import Database
-from transports.local.needs import Replay
+from transports.local.storage.database import Database
+from transports.local.storage.needs import Replay
 
 
 @pytest.fixture

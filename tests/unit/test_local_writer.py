@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from local_tables import TOPIC, bundles
 
-from transports.local.database import Database, StorageError
 from transports.local.errors import DataInUseError, DataUnusableError
 from transports.local.lockfile import NAME, locked
-from transports.local.tables import Tables
-from transports.local.writer import Writer
+from transports.local.storage.database import Database, StorageError
+from transports.local.storage.tables import Tables
+from transports.local.storage.writer import Writer
 
 
 @pytest.fixture

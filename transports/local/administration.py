@@ -6,15 +6,15 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from transports.local.backlog import Policy
 from transports.local.catalog import Attached, Catalog, KnownSnapshot, KnownTopic
 from transports.local.clock import now_us
+from transports.local.dispatch.backlog import Policy
 from transports.local.errors import FailedPreconditionError, NotFoundError, UnavailableError
 from transports.local.housekeeping import Housekeeper
 from transports.local.ledger import Ledger, save_keeper
 from transports.local.model import DELETED_TOPIC, Subscription, Topic
 from transports.local.replay import Replays
-from transports.local.tables import Tables
+from transports.local.storage.tables import Tables
 
 logger = logging.getLogger(__name__)
 

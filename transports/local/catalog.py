@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field, replace
 
 from transports.local import filters
-from transports.local.delivery import Dispatcher
+from transports.local.dispatch.delivery import Dispatcher
 from transports.local.errors import AlreadyExistsError, NotFoundError
 from transports.local.filters import Filter
 from transports.local.model import DELETED_TOPIC, Snapshot, Subscription, Topic

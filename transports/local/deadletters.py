@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 
 from transports.local import wire
 from transports.local.catalog import Attached
-from transports.local.database import StorageError
 from transports.local.errors import NotFoundError, UnavailableError
 from transports.local.ledger import Ledger
 from transports.local.model import Draft, Pending, StoredMessage
 from transports.local.publishing import Publishing
+from transports.local.storage.database import StorageError
 
 logger = logging.getLogger(__name__)
 

@@ -14,22 +14,22 @@ from collections.abc import Sequence
 from transports.local import ackids
 from transports.local.ackids import AckId
 from transports.local.administration import Administration
-from transports.local.backlog import Backlog, Policy
 from transports.local.catalog import Attached, Catalog, KnownSnapshot, KnownTopic
-from transports.local.database import Database, StorageError
 from transports.local.deadletters import DeadLetters
-from transports.local.delivery import Consumer, Dispatcher
+from transports.local.dispatch.backlog import Backlog, Policy
+from transports.local.dispatch.delivery import Consumer, Dispatcher
 from transports.local.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError
 from transports.local.housekeeping import Housekeeper
 from transports.local.ledger import Ledger
 from transports.local.model import Delivery, Draft, Pending, Subscription
 from transports.local.publishing import Publishing
-from transports.local.reading import Tally
 from transports.local.replay import Replays
 from transports.local.rules import MAX_ACK_DEADLINE_SECONDS
 from transports.local.settling import Asked, Settling
 from transports.local.source import DiskSource
-from transports.local.writer import Writer
+from transports.local.storage.database import Database, StorageError
+from transports.local.storage.reading import Tally
+from transports.local.storage.writer import Writer
 
 logger = logging.getLogger(__name__)
 

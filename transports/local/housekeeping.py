@@ -13,10 +13,10 @@ from typing import Protocol
 from transports.local.agenda import Agenda
 from transports.local.catalog import Attached, Catalog, KnownSnapshot, KnownTopic
 from transports.local.clock import now_us
-from transports.local.database import StorageError
 from transports.local.errors import RequestError
 from transports.local.ledger import Ledger
-from transports.local.tables import Tables
+from transports.local.storage.database import StorageError
+from transports.local.storage.tables import Tables
 
 logger = logging.getLogger(__name__)
 

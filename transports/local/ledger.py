@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from transports.local.clock import Clock
-from transports.local.commits import Commits
-from transports.local.database import Database, StorageError
 from transports.local.errors import UnavailableError
-from transports.local.tables import Tables
-from transports.local.writer import Change, Writer
+from transports.local.storage.commits import Commits
+from transports.local.storage.database import Database, StorageError
+from transports.local.storage.tables import Tables
+from transports.local.storage.writer import Change, Writer
 
 #: Deliveries that one run of the broker can number; the tokens of the next run are all higher.
 _TOKENS_PER_START = 1 << 40

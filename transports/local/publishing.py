@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from transports.local.bundles import Bundle, Part, bundled
 from transports.local.catalog import Attached, Catalog
 from transports.local.housekeeping import Housekeeper
 from transports.local.ledger import Ledger
 from transports.local.model import Draft
-from transports.local.tables import Tables
-from transports.local.writer import Change
+from transports.local.storage.bundles import Bundle, Part, bundled
+from transports.local.storage.tables import Tables
+from transports.local.storage.writer import Change
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,14 @@ from dataclasses import replace
 from transports.local import wire
 from transports.local.catalog import Attached, Catalog, KnownSnapshot
 from transports.local.clock import now_us
-from transports.local.database import StorageError
 from transports.local.errors import FailedPreconditionError, UnavailableError
 from transports.local.housekeeping import PIECE_MESSAGES, Housekeeper
 from transports.local.ledger import Ledger, save_keeper
 from transports.local.model import DELETED_TOPIC, Snapshot
-from transports.local.needs import Accepts, Replay
-from transports.local.reading import Tally
-from transports.local.tables import Tables
+from transports.local.storage.database import StorageError
+from transports.local.storage.needs import Accepts, Replay
+from transports.local.storage.reading import Tally
+from transports.local.storage.tables import Tables
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from pathlib import Path
 
 from transports.local.access import Guard, TokenError, TokenFile
-from transports.local.database import Database
 from transports.local.engine import Engine
 from transports.local.errors import DataUnusableError, HostError
 from transports.local.lockfile import locked
@@ -18,7 +17,8 @@ from transports.local.monitoring.endpoint import MetricsPage, metrics_served
 from transports.local.monitoring.queues import read
 from transports.local.options import Options
 from transports.local.rpc import Listening, serving
-from transports.local.writer import Writer
+from transports.local.storage.database import Database
+from transports.local.storage.writer import Writer
 
 logger = logging.getLogger(__name__)
 

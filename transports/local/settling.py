@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from transports.local.ackids import AckId
 from transports.local.catalog import Attached
-from transports.local.entries import Entry
+from transports.local.dispatch.entries import Entry
 from transports.local.housekeeping import Housekeeper
 from transports.local.ledger import Ledger
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from transports.local.catalog import Attached
-from transports.local.database import Database, StorageError
 from transports.local.errors import UnavailableError
 from transports.local.model import Pending
+from transports.local.storage.database import Database, StorageError
 
 T = TypeVar("T")
 

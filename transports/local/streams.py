@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from transports.local import rules, wire
 from transports.local.catalog import Attached
-from transports.local.delivery import Consumer
+from transports.local.dispatch.delivery import Consumer
 from transports.local.engine import Engine
 from transports.local.errors import InvalidArgumentError
 from transports.local.wire import Message

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 
 from transports.local import paging, resources, rules, wire
-from transports.local.delivery import Consumer
+from transports.local.dispatch.delivery import Consumer
 from transports.local.engine import Engine
 from transports.local.errors import InvalidArgumentError, NotFoundError, NotSupportedError, StaleAckIdsError
 from transports.local.model import Delivery, Subscription

@@ -33,7 +33,6 @@ class Call(Flow):
     __slots__ = (
         "_announced",
         "_arrived",
-        "_carrying",
         "_handling",
         "_intake",
         "_lent",
@@ -41,7 +40,6 @@ class Call(Flow):
         "_method",
         "_request",
         "_task",
-        "expired",
         "gone",
         "half_closed",
     )
@@ -59,14 +57,10 @@ class Call(Flow):
         #: The method is at work, on a request of so many bytes.
         self._handling = False
         self._lent = 0
-        #: Works that go on although the call may have ended.
-        self._carrying = 0
         #: The client sends nothing more.
         self.half_closed = False
         #: The client has given up the call, or its connection is lost.
         self.gone = False
-        #: It was ended because its deadline had passed.
-        self.expired = False
 
     @property
     def path(self) -> str:
@@ -129,11 +123,6 @@ class Call(Flow):
         if remaining is not None:
             expiry = task.get_loop().call_later(remaining, self._expire)
             task.add_done_callback(lambda _: expiry.cancel())
-
-    def carry(self, work: asyncio.Future[Any]) -> None:
-        """Count work that goes on although the call has ended, until it is done."""
-        self._carrying += 1
-        work.add_done_callback(self._carried)
 
     # What the connection tells
 
@@ -234,7 +223,7 @@ class Call(Flow):
         self._line.handling += 1
 
     def _leave(self) -> None:
-        if self._handling and self._task is None and not self._carrying:
+        if self._handling and self._task is None:
             self._handling = False
             self._line.handling -= 1
             self._line.credit.redeem(self._lent)
@@ -251,12 +240,7 @@ class Call(Flow):
                 logger.error("%s failed", self.path, exc_info=error)
             self.finish(grpc.StatusCode.INTERNAL)
 
-    def _carried(self, _: asyncio.Future[Any]) -> None:
-        self._carrying -= 1
-        self._leave()
-
     def _expire(self) -> None:
-        self.expired = True
         self.finish(grpc.StatusCode.DEADLINE_EXCEEDED, "The deadline has passed.")
         self._stop()
 

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+from transports.local.storage.writer import Change, Writer
 from transports.local.throttle import LogThrottle
-from transports.local.writer import Change, Writer
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 
 from transports.local.model import Snapshot, Subscription, Topic
-from transports.local.needs import Needs
+from transports.local.storage.needs import Needs
 
 #: Version of the tables below; a broker refuses files of any other.
 SCHEMA_VERSION = 3

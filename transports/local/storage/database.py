@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from transports.local import reading
 from transports.local.errors import BrokerError, DataUnusableError
 from transports.local.model import Pending, Snapshot, StoredMessage, Subscription, Topic
-from transports.local.reading import Tally
-from transports.local.tables import SCHEMA, SCHEMA_VERSION, Tables
+from transports.local.storage import reading
+from transports.local.storage.reading import Tally
+from transports.local.storage.tables import SCHEMA, SCHEMA_VERSION, Tables
 
 logger = logging.getLogger(__name__)
 

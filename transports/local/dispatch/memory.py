@@ -9,10 +9,10 @@ import heapq
 import math
 from collections.abc import Iterable
 
-from transports.local.entries import Entry, Policy, State
+from transports.local.dispatch.entries import Entry, Policy, State
+from transports.local.dispatch.ordering import Lines
+from transports.local.dispatch.timetable import Timetable
 from transports.local.model import Pending
-from transports.local.ordering import Lines
-from transports.local.timetable import Timetable
 
 _READY, _GONE = State.READY, State.GONE
 _HELD = (State.LEASED, State.DEAD)

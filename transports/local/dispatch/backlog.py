@@ -14,12 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from transports.local.entries import Entry, Holder, Lease, Policy, Source, State
+from transports.local.dispatch.entries import Entry, Holder, Lease, Policy, Source, State
+from transports.local.dispatch.memory import Memory
+from transports.local.dispatch.ordering import LINE_MESSAGES
 from transports.local.errors import UnavailableError
-from transports.local.memory import Memory
 from transports.local.model import Pending
-from transports.local.ordering import LINE_MESSAGES
-from transports.local.reading import Tally
+from transports.local.storage.reading import Tally
 
 __all__ = ["Backlog", "Holder", "Lease", "Policy", "Source"]
 

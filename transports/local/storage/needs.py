@@ -11,10 +11,10 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from transports.local.bundles import Bundle, Part, Stored, bits_by_bundle
 from transports.local.model import Pending
-from transports.local.reading import Tally, select_bundle, tally
-from transports.local.records import Record, Records
+from transports.local.storage.bundles import Bundle, Part, Stored, bits_by_bundle
+from transports.local.storage.reading import Tally, select_bundle, tally
+from transports.local.storage.records import Record, Records
 
 #: Removes a bundle that nobody needs any more.
 _COLLECT = """

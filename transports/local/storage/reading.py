@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transports.local.bundles import BUNDLE_MESSAGES, Bundle, Part, bits_by_bundle, read_sizes
 from transports.local.model import Pending, StoredMessage
-from transports.local.records import Record, Records
+from transports.local.storage.bundles import BUNDLE_MESSAGES, Bundle, Part, bits_by_bundle, read_sizes
+from transports.local.storage.records import Record, Records
 
 _BUNDLE = "SELECT first, last, published_us, ordering_key, sizes, payload FROM bundles WHERE first = ?"
 _WAITING = """

@@ -6,7 +6,7 @@ import heapq
 import math
 from collections.abc import Iterator, Mapping
 
-from transports.local.entries import Entry
+from transports.local.dispatch.entries import Entry
 
 #: Outdated lines that are left lying whatever the number of entries.
 _SLACK = 1000

@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from transports.local.backlog import Backlog, Lease
-from transports.local.bundles import Bundle, Part
-from transports.local.entries import Entry
+from transports.local.dispatch.backlog import Backlog, Lease
+from transports.local.dispatch.entries import Entry
 from transports.local.errors import UnavailableError
 from transports.local.model import Pending
 from transports.local.rules import MAX_MESSAGES
+from transports.local.storage.bundles import Bundle, Part
 
 #: Most bytes of messages in one response, so that a slow reader does not hold much; a single message may be larger.
 RESPONSE_BYTES = 1_000_000

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 
-from transports.local.database import Database, StorageError
-from transports.local.tables import Tables
+from transports.local.storage.database import Database, StorageError
+from transports.local.storage.tables import Tables
 from transports.local.throttle import LogThrottle
 
 logger = logging.getLogger(__name__)

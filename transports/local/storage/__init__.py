@@ -1,0 +1,1 @@
+"""What lies on disk: tables, what is read and changed in them, and who commits it."""
