@@ -115,8 +115,9 @@ async def _grpc(echo: Echo) -> AsyncIterator[int]:
 
         return grpc.unary_unary_rpc_method_handler(answer)
 
-    def stream(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        return echo.stream(requests)
+    async def stream(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async for response in echo.stream(requests):
+            yield response
 
     found = {service: {name: unary(each) for name, each in some.items()} for service, some in echo.unary().items()}
     found[_SUBSCRIBER][_STREAMING_PULL] = grpc.stream_stream_rpc_method_handler(stream)
