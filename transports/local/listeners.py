@@ -17,7 +17,7 @@ from transports.local.throttle import LogThrottle
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a client has for the handshake of TLS, and for its end.
+#: Seconds that a client has for the handshake of TLS, for its end, and for the first words of what is spoken then.
 HANDSHAKE_SECONDS = 10.0
 #: Connections that may wait to be accepted.
 _BACKLOG = 1024

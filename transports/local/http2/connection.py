@@ -14,11 +14,10 @@ from transports.local.http2.errors import ConnectionFault, ErrorCode, StreamFaul
 from transports.local.http2.frames import FrameCutter
 from transports.local.http2.outbound import Outbound
 from transports.local.http2.streams import Find, Streams
+from transports.local.listeners import HANDSHAKE_SECONDS
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a client has for the first words of HTTP/2.
-HANDSHAKE_SECONDS = 10.0
 #: Seconds that a client gets to read why we leave.
 _LINGER_SECONDS = 1.0
 #: Bytes that may wait in a transport before streams have to.
