@@ -106,9 +106,14 @@ class _Line:
 
     async def close(self) -> None:
         await self.cut()
-        await asyncio.gather(*self.connections, return_exceptions=True)
+        # Those of connections, too, that were accepted just now and are not served yet.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._server is None:
+            _reset(writer)
+            return
         task = asyncio.current_task()
         assert task is not None
         connection = self.connections[task] = _Connection(reader, writer)
