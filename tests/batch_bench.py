@@ -29,7 +29,9 @@ def number_of(delivery: Delivery) -> int:
 
 
 async def publish(bench: Bench, drafts: Sequence[Draft]) -> list[int]:
-    return await bench.engine.publish(TOPIC.name, drafts)
+    ids = await bench.engine.publish(TOPIC.name, drafts)
+    await bench.engine.followed()
+    return ids
 
 
 async def take(bench: Bench, count: int, name: str = SUBSCRIPTION.name, seconds: int = 600) -> list[Delivery]:
@@ -45,6 +47,7 @@ async def take(bench: Bench, count: int, name: str = SUBSCRIPTION.name, seconds:
 
 async def acknowledge(bench: Bench, deliveries: Sequence[Delivery], name: str = SUBSCRIPTION.name) -> None:
     assert await bench.engine.acknowledge(name, [each.ack_id for each in deliveries]) == []
+    await bench.engine.followed()
 
 
 def nothing_left(bench: Bench) -> None:

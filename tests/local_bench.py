@@ -44,7 +44,9 @@ class Bench:
         return self.engine.catalog.subscription(SUBSCRIPTION.name)
 
     async def publish(self, *bodies: bytes) -> list[int]:
-        return await self.engine.publish(TOPIC.name, [Draft(payload(body)) for body in bodies])
+        ids = await self.engine.publish(TOPIC.name, [Draft(payload(body)) for body in bodies])
+        await self.engine.followed()
+        return ids
 
     async def take(self, name: str = SUBSCRIPTION.name, seconds: int = 600) -> Delivery:
         """Wait for one message and lease it."""
@@ -55,6 +57,7 @@ class Bench:
 
     async def settle(self, delivery: Delivery) -> None:
         await self.engine.acknowledge(SUBSCRIPTION.name, [delivery.ack_id])
+        await self.engine.followed()
 
     def age(self, message: int, seconds: int) -> None:
         """Have a message published so long ago."""

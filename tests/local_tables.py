@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from transports.local.model import (
@@ -61,6 +62,15 @@ def stored(database: Database) -> list[int]:
     rows = database._reader.execute("SELECT * FROM bundles ORDER BY first").fetchall()
     found = [Bundle._make(row) for row in rows]
     return [each.id for bundle in found for each in bundle.messages(bundle.whole.ids())]
+
+
+def refuse_to_write(database: Database, refuse: bool) -> None:
+    """Have the disk refuse what is written from now on, to the tables and to the redo log; or take it again."""
+    database._writer.execute(f"PRAGMA query_only = {int(refuse)}")
+    log = database.redo
+    other = os.open(log._path, os.O_RDONLY if refuse else os.O_RDWR)
+    os.dup2(other, log._file, inheritable=False)
+    os.close(other)
 
 
 def waiting(database: Database, number: int) -> list[int]:

@@ -13,7 +13,7 @@ from local_tables import SUBSCRIPTION
 from needs_model import Model, Stored
 
 from transports.local.model import Draft
-from transports.local.storage.bundles import bundled
+from transports.local.storage.bundles import bits_by_bundle, bundled
 from transports.local.storage.database import Database
 from transports.local.storage.records import Record
 from transports.local.storage.tables import Tables
@@ -87,7 +87,7 @@ class NeedsBench:
         """Acknowledge some, and some that are not waited for any more."""
         chosen = [each for each in self.model.seen(number) if share(each.message_id)]
         with self.database.transaction() as tables:
-            tables.settle(number, chosen, keep=keep, snapshot=None)
+            tables.settle(number, bits_by_bundle(chosen), keep=keep, snapshot=None)
         self.model.settle(number, (each.message_id for each in chosen), keep=keep)
 
     def set_floor(self, number: int, floor: int) -> None:

@@ -46,6 +46,7 @@ class Bench:
         ids: list[int] = []
         while len(ids) < count:
             ids += await self.engine.publish(TOPIC.name, [Draft(b"x")] * min(BATCH, count - len(ids)))
+        await self.engine.followed()
         return ids
 
     async def take(self, count: int) -> list[str]:
@@ -59,6 +60,7 @@ class Bench:
 
     async def handle(self, count: int) -> None:
         assert await self.engine.acknowledge(SUBSCRIPTION.name, await self.take(count)) == []
+        await self.engine.followed()
 
     async def snapshot(self) -> None:
         await self.engine.replays.create_snapshot(Snapshot(SNAPSHOT, "", 0), SUBSCRIPTION.name)

@@ -20,8 +20,8 @@ from transports.local.storage import database
 real = database.Database.transaction
 
 @contextmanager
-def slow(self):
-    with real(self) as tables:
+def slow(self, **options):
+    with real(self, **options) as tables:
         yield tables
         time.sleep(0.2)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from batch_bench import OTHER, acknowledge, draft, nothing_left, number_of, publish, sizes, take
 from local_bench import GRAVEYARD, SUBSCRIPTION, TOPIC, Bench, eventually, run, running, set_up
-from local_tables import stored
+from local_tables import refuse_to_write, stored
 
 from transports.local import wire
 from transports.local.errors import RequestError
@@ -160,10 +160,10 @@ class TestLargeBatches:
     def test_a_batch_that_the_disk_refused_has_not_happened(self, tmp_path: Path) -> None:
         async def scenario() -> None:
             async with set_up(tmp_path) as bench:
-                bench.database._writer.execute("PRAGMA query_only = ON")
+                refuse_to_write(bench.database, True)
                 with pytest.raises(RequestError):
                     await publish(bench, [draft(each) for each in range(300)])
-                bench.database._writer.execute("PRAGMA query_only = OFF")
+                refuse_to_write(bench.database, False)
                 nothing_left(bench)
                 await publish(bench, [draft(each) for each in range(300, 600)])
                 assert [number_of(each) for each in await take(bench, 300)] == list(range(300, 600))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from transports.local.storage import commits
+from transports.local.storage import wanted
 from transports.local.storage.commits import Commits
 from transports.local.storage.database import Database, StorageError
 from transports.local.storage.tables import Tables
@@ -25,7 +25,7 @@ class Bench:
         self.database = Database(path / "broker.db")
         self.writer = Writer(self.database)
         self.writer.start()
-        self.commits = Commits(self.writer)
+        self.commits = Commits(self.writer, self.database.redo)
         #: For each change: its name, the thread, the transaction.
         self.made: list[tuple[str, int, int]] = []
         self._transactions: list[Tables] = []
@@ -109,7 +109,7 @@ def test_a_future_is_done_only_when_its_change_is_on_disk(tmp_path: Path) -> Non
 
 def test_after_a_slow_commit_the_other_thread_commits_until_it_is_quick(tmp_path: Path) -> None:
     async def scenario(bench: Bench) -> None:
-        slow = lambda: time.sleep(2 * commits.SLOW_SECONDS)  # noqa: E731
+        slow = lambda: time.sleep(2 * wanted.SLOW_SECONDS)  # noqa: E731
         await bench.begin("first", slow)
         go_on = threading.Event()
         waiting = bench.begin("second", lambda: go_on.wait(30))
@@ -184,7 +184,7 @@ def test_closing_writes_what_was_to_be_written_later(tmp_path: Path) -> None:
 def test_closing_while_the_other_thread_writes_leaves_it_the_rest_in_order(tmp_path: Path) -> None:
     async def scenario(bench: Bench) -> None:
         go_on = threading.Event()
-        await bench.begin("slow", lambda: time.sleep(2 * commits.SLOW_SECONDS))
+        await bench.begin("slow", lambda: time.sleep(2 * wanted.SLOW_SECONDS))
         first = bench.begin("first", lambda: go_on.wait(30))
         await asyncio.sleep(0)
         await asyncio.sleep(0)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from local_bench import eventually, started
-from local_tables import stored
+from local_tables import refuse_to_write, stored
 
 from transports.local.dispatch.delivery import Consumer
 from transports.local.engine import Engine
@@ -33,7 +33,7 @@ class Bench:
         self.engine = Engine(self.database, self.writer)
 
     def refuse_to_write(self, refuse: bool) -> None:
-        self.database._writer.execute(f"PRAGMA query_only = {int(refuse)}")
+        refuse_to_write(self.database, refuse)
 
     async def take(self) -> Delivery:
         """Wait for one message and lease it."""
@@ -163,6 +163,7 @@ def test_one_who_does_not_wait_any_more_leaves_the_acknowledgement_to_the_other(
 def test_a_seek_that_was_not_stored_drops_nothing(play: Callable[[Scenario], None]) -> None:
     async def scenario(bench: Bench) -> None:
         await bench.engine.publish(TOPIC.name, [Draft(b"one")])
+        await bench.engine.followed()
         bench.refuse_to_write(True)
         with pytest.raises(UnavailableError):
             await bench.engine.replays.seek_to_time(SUBSCRIPTION.name, 2**60)

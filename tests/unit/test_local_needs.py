@@ -12,7 +12,7 @@ from needs_bench import ORDERED, PLAIN, TOPIC, NeedsBench, Share
 from needs_model import KEYS
 
 from transports.local.model import Pending
-from transports.local.storage.bundles import BUNDLE_BYTES, Part
+from transports.local.storage.bundles import BUNDLE_BYTES, Part, bits_by_bundle
 from transports.local.storage.needs import Replay
 from transports.local.storage.tables import Tables
 
@@ -232,7 +232,7 @@ class NeedsMachine(RuleBasedStateMachine):
         for _ in self.bench.pieces(piece):
             chosen = [each for each in self.bench.model.seen(number) if shares and shares[-1](each.message_id)]
             with self.bench.database.transaction() as tables:
-                tables.settle(number, chosen, keep=keep, snapshot=snapshot)
+                tables.settle(number, bits_by_bundle(chosen), keep=keep, snapshot=snapshot)
             self.bench.model.settle(number, (each.message_id for each in chosen), keep=keep)
             shares = shares[:-1]
         self.bench.model.kept[snapshot] = self.bench.model.above_floor(number)

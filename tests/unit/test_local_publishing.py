@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_tables import refuse_to_write
 
 from transports.local.dispatch.delivery import Consumer
 from transports.local.engine import Engine
@@ -56,6 +57,7 @@ async def handle_all(engine: Engine) -> None:
     while attached.waiting:
         found = await engine.deliveries(attached, Consumer(ack_deadline_seconds=600))
         assert await engine.acknowledge(SUBSCRIPTION.name, [each.ack_id for each in found]) == []
+        await engine.followed()
 
 
 @pytest.mark.parametrize("count", [1, 1000])
@@ -79,10 +81,10 @@ def test_an_id_that_was_taken_while_the_disk_refused_is_not_given_out_again(tmp_
     async def scenario() -> None:
         async with running(tmp_path) as (engine, database):
             await setup(engine)
-            database._writer.execute("PRAGMA query_only = 1")
+            refuse_to_write(database, True)
             with pytest.raises(UnavailableError):
                 await engine.publish(TOPIC.name, [Draft(b"x")])
-            database._writer.execute("PRAGMA query_only = 0")
+            refuse_to_write(database, False)
             before = await engine.publish(TOPIC.name, [Draft(b"x")])
             await handle_all(engine)
         async with running(tmp_path) as (engine, _):

@@ -15,6 +15,7 @@ from transports.local import housekeeping
 from transports.local.dispatch.backlog import PAGE_MESSAGES
 from transports.local.errors import AlreadyExistsError, NotFoundError, UnavailableError
 from transports.local.model import DELETED_TOPIC, Pending
+from transports.local.storage.bundles import bits_by_bundle
 from transports.local.storage.tables import Tables
 
 
@@ -97,7 +98,7 @@ def test_what_is_gone_from_the_disk_does_not_occupy_a_consumer(play: Play) -> No
         gone, _ = await bench.publish(2)
         found = [Pending(gone, 0, 0, bundle=gone)]
         bench.writer.submit(
-            lambda tables: tables.settle(bench.attached.number, found, keep=False, snapshot=None)
+            lambda tables: tables.settle(bench.attached.number, bits_by_bundle(found), keep=False, snapshot=None)
         ).result(30)
         await bench.handle(1)
         assert (bench.waiting(), bench.attached.leased) == (0, 0)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from local_bench import DAY_SECONDS, DEAD, GRAVEYARD, SUBSCRIPTION, eventually, payload, run, running, set_up
-from local_tables import stored
+from local_tables import refuse_to_write, stored
 
 from transports.local.clock import now_us
 from transports.local.model import DeadLetterPolicy
@@ -201,10 +201,10 @@ class TestDeadLetters:
                 await bench.publish(b"one")
                 for _ in range(5):
                     delivery = await bench.take()
-                    bench.database._writer.execute(f"PRAGMA query_only = {int(delivery.attempt == 5)}")
+                    refuse_to_write(bench.database, delivery.attempt == 5)
                     bench.engine.modify_ack_deadline(SUBSCRIPTION.name, [delivery.ack_id], 0)
                 again = await bench.take()
-                bench.database._writer.execute("PRAGMA query_only = 0")
+                refuse_to_write(bench.database, False)
                 assert again.attempt == 6
                 await bench.settle(again)
 

@@ -33,6 +33,7 @@ def test_two_messages_of_one_token_are_both_acknowledged(tmp_path: Path) -> None
         async with running(tmp_path) as bench:
             forged = [_forged(bench, one), _forged(bench, two)]
             assert await bench.engine.acknowledge(SUBSCRIPTION.name, forged) == []
+            await bench.engine.followed()
             assert _remaining(bench) == (1, 1)
 
     run(main())
@@ -44,6 +45,7 @@ def test_two_requests_of_one_token_are_both_answered(tmp_path: Path) -> None:
         async with running(tmp_path) as bench:
             asked = [bench.engine.acknowledge(SUBSCRIPTION.name, [_forged(bench, each)]) for each in (one, two)]
             assert await asyncio.gather(*asked) == [[], []]
+            await bench.engine.followed()
             assert _remaining(bench) == (1, 1)
 
     run(main())
@@ -55,6 +57,7 @@ def test_one_named_twice_in_a_request_is_acknowledged_once_and_good(tmp_path: Pa
             await publish(bench, [draft(1), draft(2)])
             taken = await bench.take()
             assert await bench.engine.acknowledge(SUBSCRIPTION.name, [taken.ack_id] * 2) == []
+            await bench.engine.followed()
             assert _remaining(bench) == (1, 1)
 
     run(main())
@@ -68,9 +71,11 @@ def test_one_that_waits_for_its_moment_is_carried_out_although_nobody_waits_for_
             async with bench.attached.gate:
                 asked = bench.engine.acknowledge(SUBSCRIPTION.name, [taken.ack_id])
                 await asyncio.sleep(0)
+                await bench.engine.followed()
                 assert _remaining(bench) == (1, 1)
                 asked.cancel()
             assert await bench.engine.acknowledge(SUBSCRIPTION.name, [taken.ack_id]) == []
+            await bench.engine.followed()
             assert _remaining(bench) == (0, 0)
 
     run(main())

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from local_tables import SUBSCRIPTION, add, pending, stored, waiting
 
+from transports.local.storage.bundles import bits_by_bundle
 from transports.local.storage.database import Database
 from transports.local.storage.needs import Replay
 
@@ -22,8 +23,8 @@ def database(tmp_path: Path) -> Iterator[Database]:
 def test_a_payload_stays_until_nobody_needs_it(database: Database) -> None:
     with database.transaction() as tables:
         add(tables, 1, backlogs=[1, 2], kept=[3])
-        tables.settle(1, pending(1), keep=False, snapshot=None)
-        tables.settle(2, pending(1), keep=False, snapshot=None)
+        tables.settle(1, bits_by_bundle(pending(1)), keep=False, snapshot=None)
+        tables.settle(2, bits_by_bundle(pending(1)), keep=False, snapshot=None)
     assert stored(database) == [1]
     with database.transaction() as tables:
         assert tables.sweep_kept(3, until=9, at_most=9) == 1
@@ -48,7 +49,7 @@ def test_what_a_deleted_subscription_left_is_swept_in_pieces(database: Database)
 def test_the_last_message_before_a_time_is_found(database: Database, published_us: int, last: int) -> None:
     with database.transaction() as tables:
         add(tables, *range(10, 31), backlogs=[1])
-        tables.settle(1, pending(15, 16), keep=False, snapshot=None)
+        tables.settle(1, bits_by_bundle(pending(15, 16)), keep=False, snapshot=None)
     assert database.last_before(published_us) == last
 
 
@@ -59,7 +60,7 @@ class TestReplaying:
         with database.transaction() as tables:
             tables.save_subscription(1, SUBSCRIPTION)
             add(tables, 1, 2, 3, 4, 5, backlogs=[1], kept=[9])
-            tables.settle(1, pending(1, 2, 4, 5), keep=True, snapshot=None)
+            tables.settle(1, bits_by_bundle(pending(1, 2, 4, 5)), keep=True, snapshot=None)
 
     def replay(self, database: Database, replay: Replay, at_most: int = 9) -> list[int]:
         """Bring back what there is, in pieces."""
@@ -87,7 +88,7 @@ class TestReplaying:
             assert tables.take_snapshot(8, 1, after=3, until=9, at_most=at_most) is None
             add(tables, 6, backlogs=[1], kept=[8])
             add(tables, 7, backlogs=[1])
-            tables.settle(1, pending(3), keep=False, snapshot=None)
+            tables.settle(1, bits_by_bundle(pending(3)), keep=False, snapshot=None)
         assert self.replay(database, Replay(1, 0, 9, 8, False, None), at_most) == [3, 6, 7]
         after: int | None = 0
         while after is not None:

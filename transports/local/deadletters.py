@@ -13,6 +13,7 @@ from transports.local.errors import NotFoundError, UnavailableError
 from transports.local.ledger import Ledger
 from transports.local.model import Draft, Pending, StoredMessage
 from transports.local.publishing import Publishing
+from transports.local.storage.bundles import bits_by_bundle
 from transports.local.storage.database import StorageError
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class DeadLetters:
             await self._publishing.publish(
                 policy.topic,
                 drafts,
-                lambda tables: tables.settle(attached.number, buried, keep=keep, snapshot=snapshot),
+                lambda tables: tables.settle(attached.number, bits_by_bundle(buried), keep=keep, snapshot=snapshot),
             )
 
     @staticmethod

@@ -97,6 +97,10 @@ class Engine:
         """
         return self._publishing.publish(topic, drafts)
 
+    async def followed(self) -> None:
+        """Wait until what was confirmed can be delivered, unless the disk refuses that."""
+        await self._ledger.followed()
+
     async def deliveries(self, attached: Attached, consumer: Consumer) -> list[Delivery]:
         """Wait for messages; if this is cancelled, nothing stays leased."""
         while True:

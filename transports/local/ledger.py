@@ -15,15 +15,15 @@ from transports.local.clock import Clock
 from transports.local.errors import UnavailableError
 from transports.local.storage.commits import Commits
 from transports.local.storage.database import Database, StorageError
-from transports.local.storage.tables import Tables
+from transports.local.storage.operations import Operation
+from transports.local.storage.tables import TIME, Tables
+from transports.local.storage.wanted import Then
 from transports.local.storage.writer import Change, Writer
 
 #: Deliveries that one run of the broker can number; the tokens of the next run are all higher.
 _TOKENS_PER_START = 1 << 40
 #: Message ids of which the disk learns at a time; those that a run leaves over are never used.
 _IDS_IN_BLOCK = 1000
-#: The counter that is the time of the last run, in microseconds since 1970.
-_TIME = "clock_us"
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class Ledger:
         self.changing = asyncio.Lock()
         self.tokens: Iterator[int] = iter(())
         self.first_token = 0
-        self._commits = Commits(writer)
+        self._commits = Commits(writer, database.redo)
         self._counters: dict[str, int] = defaultdict(int)
         self.clock = Clock()
         self._reserved = 0
@@ -45,7 +45,7 @@ class Ledger:
         """Go on counting where the last run ended."""
         self._counters.update(counters)
         # What was acknowledged has left no publish time; it was delivered before, and that was written down.
-        self.clock = Clock(max(self.database.newest_published_us(), counters.get(_TIME, 0)))
+        self.clock = Clock(max(self.database.newest_published_us(), counters.get(TIME, 0)))
         starts = self.next("starts")
         await self.commit(lambda tables: tables.save_counter("starts", starts))
         self.first_token = starts * _TOKENS_PER_START
@@ -67,15 +67,20 @@ class Ledger:
         ``then`` is called on the event loop when the change is on disk, ``otherwise`` if it failed, with what the
         future raises then, too: ``UnavailableError`` if it was the disk that refused.
         """
+        return self._commits.begin(change, _either(then, otherwise))
 
-        def ended(error: BaseException | None) -> T:
-            if error is None:
-                return then()
-            told = UnavailableError(str(error)) if isinstance(error, StorageError) else error
-            otherwise(told)
-            raise told
+    def operate(
+        self,
+        operation: Operation,
+        then: Callable[[], T],
+        applied: Callable[[], None],
+        otherwise: Callable[[BaseException], None] = lambda error: None,
+    ) -> asyncio.Future[T]:
+        """Begin an operation as ``begin`` does a change; ``then`` is called when it cannot be lost any more.
 
-        return self._commits.begin(change, ended)
+        ``applied`` is called when the tables have it, which may be a moment later; they have them in order.
+        """
+        return self._commits.operate(operation, _either(then, otherwise), applied)
 
     async def ask(self, change: Callable[[Tables], T]) -> T:
         """Return what a change returned, once it is on disk.
@@ -86,6 +91,10 @@ class Ledger:
         results: list[T] = []
         await self.commit(lambda tables: results.append(change(tables)))
         return results[0]
+
+    async def followed(self) -> None:
+        """Wait until the tables have what was confirmed, unless they refuse it."""
+        await self._commits.followed()
 
     def write_later(self, change: Change) -> None:
         """Write without waiting; the writer logs what fails, and nothing breaks if it is lost."""
@@ -102,7 +111,7 @@ class Ledger:
 
         def both(tables: Tables) -> None:
             change(tables)
-            tables.save_counter(_TIME, time_us)
+            tables.save_time(time_us)
 
         return both
 
@@ -137,3 +146,14 @@ class Ledger:
 def save_keeper(tables: Tables, number: int) -> None:
     """Remember that a number is taken, so that it is never used twice."""
     tables.save_counter("keepers", number)
+
+
+def _either(then: Callable[[], T], otherwise: Callable[[BaseException], None]) -> Then[T]:
+    def ended(error: BaseException | None) -> T:
+        if error is None:
+            return then()
+        told = UnavailableError(str(error)) if isinstance(error, StorageError) else error
+        otherwise(told)
+        raise told
+
+    return ended

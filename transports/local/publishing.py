@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from transports.local.catalog import Attached, Catalog
@@ -11,6 +11,7 @@ from transports.local.housekeeping import Housekeeper
 from transports.local.ledger import Ledger
 from transports.local.model import Draft
 from transports.local.storage.bundles import Bundle, Part, bundled
+from transports.local.storage.operations import Publish, Wait
 from transports.local.storage.tables import Tables
 from transports.local.storage.writer import Change
 
@@ -26,10 +27,10 @@ class _Share:
     def ordered(self) -> bool:
         return self.attached.settings.ordered
 
-    def store(self, tables: Tables) -> None:
-        """Have the subscription wait for its part of the bundles, which are stored."""
+    def waits(self) -> Iterator[Wait]:
+        """Give what of the bundles the subscription waits for."""
         number, ordered = self.attached.number, self.ordered
-        tables.add_to_backlogs((number, part, bundle.ordering_key if ordered else "") for bundle, part in self.taken)
+        return (Wait(number, part, bundle.ordering_key if ordered else "") for bundle, part in self.taken)
 
     def deliver(self) -> None:
         self.attached.dispatcher.add(self.taken, ordered=self.ordered)
@@ -62,26 +63,36 @@ class Publishing:
         shares = [_Share(each, _taken(bundles, wanted[each.number])) for each in takers]
         reserved = self._ledger.reserve(ids[-1])
 
-        def stored() -> list[int]:
+        operation = Publish(
+            reserved,
+            [each for each in bundles if each.payload],
+            [wait for share in shares for wait in share.waits()],
+            [(keeper, each.whole) for each in bundles for keeper in keepers],
+        )
+
+        def confirmed() -> list[int]:
             self._ledger.reserved(reserved)
+            return list(ids)
+
+        def stored() -> None:
             for share in shares:
                 if share.taken:
                     self._housekeeper.expect_expiry(share.attached, published_us)
                     share.deliver()
             self._housekeeper.expect_topic_expiry(known, published_us)
-            return list(ids)
+
+        if also is None:
+            return self._ledger.operate(operation, confirmed, stored)
 
         def change(tables: Tables) -> None:
-            if reserved is not None:
-                tables.save_counter("messages", reserved)
-            tables.add_bundles(each for each in bundles if each.payload)
-            for share in shares:
-                share.store(tables)
-            tables.keep((keeper, each.whole) for each in bundles for keeper in keepers)
-            if also is not None:
-                also(tables)
+            operation.apply(tables)
+            also(tables)
 
-        return self._ledger.begin(change, stored)
+        def both() -> list[int]:
+            stored()
+            return confirmed()
+
+        return self._ledger.begin(change, both)
 
 
 def _wanted(attached: Attached, ids: Sequence[int], drafts: Sequence[Draft]) -> set[int] | None:

@@ -19,7 +19,6 @@ from transports.local.errors import FailedPreconditionError, UnavailableError
 from transports.local.housekeeping import PIECE_MESSAGES, Housekeeper
 from transports.local.ledger import Ledger, save_keeper
 from transports.local.model import DELETED_TOPIC, Snapshot
-from transports.local.storage.database import StorageError
 from transports.local.storage.needs import Accepts, Replay
 from transports.local.storage.reading import Tally
 from transports.local.storage.tables import Tables
@@ -52,7 +51,7 @@ class Replays:
         """Acknowledge what was published before, and bring back what was published since and is still kept."""
         attached = self._catalog.subscription(name)
         async with attached.changing:
-            floor = self._last_before(published_us)
+            floor = await self._ledger.ask(lambda tables: tables.last_before(published_us))
             pieces = [self._bring_back(attached, floor, source) for source in self._keepers(attached)]
             if floor < attached.floor:
                 # What is still being swept was acknowledged, and must not come back by the way.
@@ -256,12 +255,6 @@ class Replays:
             return numbers
         topic = self._catalog.topic(attached.settings.topic)
         return [*numbers, topic.number] if topic.settings.retention_seconds is not None else numbers
-
-    def _last_before(self, published_us: int) -> int:
-        try:
-            return self._ledger.database.last_before(published_us)
-        except StorageError as exc:
-            raise UnavailableError(str(exc)) from exc
 
     def _end_of_snapshot(self, attached: Attached) -> int:
         oldest_us = attached.oldest_published_us

@@ -1,7 +1,7 @@
-"""Acknowledging: messages leave memory at once, and the disk with the next commit.
+"""Acknowledging: messages leave memory at once, and the disk soon.
 
-Until then they are *under way*: who acknowledges them once more waits for the same commit, and if the disk refuses
-they come back as they were.
+Until that is confirmed they are *under way*: who acknowledges them once more waits for the same confirmation, and if
+the disk refuses they come back as they were.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from transports.local.catalog import Attached
 from transports.local.dispatch.entries import Entry
 from transports.local.housekeeping import Housekeeper
 from transports.local.ledger import Ledger
+from transports.local.storage.bundles import bits_by_bundle
+from transports.local.storage.operations import Acknowledge
 
 R = TypeVar("R")
 
@@ -81,13 +83,15 @@ class Settling:
             for ack_id in settled:
                 del self._under_way[ack_id]
 
-        def gone() -> None:
+        def confirmed() -> None:
             ended()
+            if not answer.done():
+                answer.set_result(stale)
+
+        def gone() -> None:
             backlog.settled([each.message_id for each in messages])
             if keep:
                 self._housekeeper.expect_expiry(attached, min(each.published_us for each in messages))
-            if not answer.done():
-                answer.set_result(stale)
 
         def refused(error: BaseException) -> None:
             ended()
@@ -96,9 +100,8 @@ class Settling:
             if not answer.done():
                 answer.set_exception(error)
 
-        settling = self._ledger.begin(
-            lambda tables: tables.settle(number, messages, keep=keep, snapshot=snapshot), gone, refused
-        )
+        operation = Acknowledge(number, bits_by_bundle(messages), keep, snapshot, self._ledger.clock.now_us())
+        settling = self._ledger.operate(operation, confirmed, gone, refused)
         settling.add_done_callback(lambda done: done.exception())  # the writer has logged it
         self._under_way.update(dict.fromkeys(settled, settling))
         return answer

@@ -71,6 +71,8 @@ class SubscriberService:
         )
         limit = 0.0 if request.return_immediately else min(wait_seconds, PULL_WAIT_SECONDS)
         found: list[Delivery] = []
+        if request.return_immediately:
+            await self._engine.followed()
         try:
             async with asyncio.timeout(limit):
                 found = await self._engine.deliveries(attached, consumer)

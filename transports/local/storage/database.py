@@ -7,7 +7,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import Any
 
 from transports.local.errors import BrokerError, DataUnusableError
 from transports.local.model import Pending, Snapshot, StoredMessage, Subscription, Topic
-from transports.local.storage import reading
+from transports.local.storage import operations, reading
 from transports.local.storage.reading import Tally
+from transports.local.storage.redo import RedoLog, first_entry
 from transports.local.storage.tables import SCHEMA, SCHEMA_VERSION, Tables
 
 logger = logging.getLogger(__name__)
@@ -25,8 +26,10 @@ logger = logging.getLogger(__name__)
 _CHECKED_BYTES = 64 * 1024 * 1024
 #: KiB of pages that each connection keeps in memory.
 _CACHE_KIB = 16_000
+#: What the name of a database's redo log ends with.
+_REDO = "-redo"
 #: Tables without which nothing works; they are small, and checked at every start.
-_SMALL_TABLES = ("counters", "topics", "subscriptions", "snapshots", "condemned")
+_SMALL_TABLES = ("counters", "redo", "topics", "subscriptions", "snapshots", "condemned")
 
 
 class StorageError(BrokerError):
@@ -59,12 +62,19 @@ class Contents:
 class Database:
     """One SQLite file with a connection that reads and one that writes; the latter belongs to the writer's thread."""
 
+    #: What was confirmed and the file may not have yet; belongs to the event loop.
+    redo: RedoLog
+    #: Whether the connection that writes syncs what it commits.
+    _synced = True
+
     def __init__(self, path: Path) -> None:
         """Open or create the file; set a damaged one aside and start anew."""
         try:
             self._open(path)
         except OSError as exc:
             raise DataUnusableError(f"Cannot use {path}: {exc.strerror}.") from exc
+        except StorageError as exc:
+            raise DataUnusableError(f"Cannot use {path}: {exc}") from exc
         except sqlite3.DatabaseError as exc:
             if isinstance(exc, sqlite3.OperationalError) or not path.exists():
                 raise DataUnusableError(f"Cannot use {path}: {exc}.") from exc
@@ -72,9 +82,15 @@ class Database:
             self._open(path)
 
     @contextmanager
-    def transaction(self) -> Iterator[Tables]:
-        """Commit all changes made inside, durably, or none; raise ``StorageError`` if the disk refuses."""
+    def transaction(self, *, synced: bool = True) -> Iterator[Tables]:
+        """Commit all changes made inside, or none; raise ``StorageError`` if the disk refuses.
+
+        One that is not ``synced`` outlives the process, and a crash of the machine once a later one is synced.
+        """
         try:
+            if synced != self._synced:
+                self._writer.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
+                self._synced = synced
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield Tables(self._writer)
@@ -114,7 +130,7 @@ class Database:
             return reading.tally(self._reader, subscription)
 
     def last_before(self, published_us: int) -> int:
-        """Return the highest id that was published earlier."""
+        """Return the highest id that was published earlier, of those that the tables have."""
         with _reading():
             return reading.last_before(self._reader, published_us)
 
@@ -149,6 +165,7 @@ class Database:
     def close(self) -> None:
         self._reader.close()
         self._writer.close()
+        self.redo.close()
 
     def _published_us(self, sql: str, parameters: tuple[int, ...]) -> int | None:
         with _reading():
@@ -162,14 +179,26 @@ class Database:
     def _open(self, path: Path) -> None:
         # Messages are for nobody else on this machine; SQLite gives the file's mode to its companions.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self._writer = _connect(path)
-        try:
+        with ExitStack() as opened:
+            self._writer = opened.enter_context(closing(_connect(path)))
             _check_integrity(self._writer, path)
             _create_tables(self._writer, path)
-            self._reader = _connect(path)
-        except BaseException:
-            self._writer.close()
-            raise
+            self._reader = opened.enter_context(closing(_connect(path)))
+            self._open_redo(path, opened)
+            opened.pop_all()
+
+    def _open_redo(self, path: Path, opened: ExitStack) -> None:
+        """Open the redo log, and make the changes that were confirmed and that a crash has cost the tables."""
+        identity, done = self._writer.execute("SELECT identity, done FROM redo").fetchone()
+        self.redo = opened.enter_context(closing(_open_redo(path, identity, done)))
+        entries = list(self.redo.read(done))
+        if entries:
+            with self.transaction() as tables:
+                for each in entries:
+                    operations.read(each).apply(tables)
+                tables.save_redone(self.redo.last)
+            logger.info("%d confirmed changes were taken from the redo log", len(entries))
+        self.redo.begin_anew()
 
 
 @contextmanager
@@ -193,6 +222,17 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _open_redo(path: Path, identity: int, done: int) -> RedoLog:
+    """Open a database's redo log; one that was another's, or does not go on where the tables end, is set aside."""
+    redo = path.with_name(path.name + _REDO)
+    owner, number = first_entry(redo) or (identity, 0)
+    if owner != identity or number > done + 1:
+        aside = redo.with_name(f"{redo.name}.foreign-{_stamp()}")
+        redo.rename(aside)
+        logger.error("%s is not that of this database, or of its past: it was set aside as %s", redo, aside)
+    return RedoLog(redo, identity)
 
 
 def _check_integrity(connection: sqlite3.Connection, path: Path) -> None:
@@ -219,10 +259,13 @@ def _create_tables(connection: sqlite3.Connection, path: Path) -> None:
 
 def _set_aside(path: Path, reason: str) -> None:
     """Rename a damaged file and its companions, so that nothing is lost that somebody could still rescue."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    aside = path.with_name(f"{path.name}.damaged-{stamp}")
-    for suffix in ("-wal", "-shm", ""):
+    aside = path.with_name(f"{path.name}.damaged-{_stamp()}")
+    for suffix in ("-wal", "-shm", _REDO, ""):
         part = path.with_name(path.name + suffix)
         if part.exists():
             part.rename(aside.with_name(aside.name + suffix))
     logger.error("%s is damaged (%s): it was set aside as %s, the broker starts empty", path, reason, aside)
+
+
+def _stamp() -> str:
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")

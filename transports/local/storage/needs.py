@@ -8,12 +8,12 @@ of which there is a part. A bundle goes when nobody needs any part of it.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from transports.local.model import Pending
-from transports.local.storage.bundles import Bundle, Part, Stored, bits_by_bundle
-from transports.local.storage.reading import Tally, select_bundle, tally
+from transports.local.storage.bundles import Bundle, Part
+from transports.local.storage.reading import Tally, last_before, select_bundle, tally
 from transports.local.storage.records import Record, Records
 
 #: Removes a bundle that nobody needs any more.
@@ -59,12 +59,12 @@ class Needs:
         """Keep messages of new bundles for topics and snapshots: number, part."""
         self._connection.executemany(_KEEP, [(number, part.first, part.last, part.members) for number, part in rows])
 
-    def settle(self, subscription: int, messages: Iterable[Stored], *, keep: bool, snapshot: int | None) -> None:
-        """Remove messages from a backlog; keep them for a replay, or drop the payloads that nobody else needs.
+    def settle(self, subscription: int, settled: Mapping[int, int], *, keep: bool, snapshot: int | None) -> None:
+        """Remove messages from a backlog, by bundle; keep them for a replay, or drop the payloads nobody else needs.
 
         They are taken out of ``snapshot``, too: that of the subscription which is being made.
         """
-        for first, bits in bits_by_bundle(messages).items():
+        for first, bits in settled.items():
             part = self._part("backlog", subscription, first)
             if part is not None:
                 self._settle(subscription, part, bits, keep=keep, snapshot=snapshot)
@@ -108,6 +108,9 @@ class Needs:
 
     def tally(self, subscription: int) -> Tally:
         return tally(self._connection, subscription)
+
+    def last_before(self, published_us: int) -> int:
+        return last_before(self._connection, published_us)
 
     def take_snapshot(self, snapshot: int, subscription: int, *, after: int, until: int, at_most: int) -> int | None:
         """Keep for a snapshot some of what a subscription has not acknowledged; return the last id, None at the end."""

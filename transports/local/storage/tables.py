@@ -2,7 +2,8 @@
 
 Numbers of topics, subscriptions and snapshots, which all need messages (see ``needs``), are never used twice. What
 lies in the backlog at or below a subscription's *floor*, which is always the end of a bundle, counts as acknowledged;
-it is swept later, in small pieces. ``waiting`` is how many messages of a bundle are in ``members``.
+it is swept later, in small pieces. ``redo`` is one row: which database this is, and the number of the latest entry of
+its redo log that the tables have. ``waiting`` is how many messages of a bundle are in ``members``.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ import json
 from transports.local.model import Snapshot, Subscription, Topic
 from transports.local.storage.needs import Needs
 
+#: The counter that is the time of the last run, in microseconds since 1970.
+TIME = "clock_us"
 #: Version of the tables below; a broker refuses files of any other.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SCHEMA = """
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE redo (identity INTEGER NOT NULL, done INTEGER NOT NULL);
+INSERT INTO redo VALUES (random() & 0x7FFFFFFFFFFFFFFF, 0);
 CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, settings TEXT NOT NULL);
 CREATE TABLE subscriptions (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, settings TEXT NOT NULL,
@@ -48,6 +53,14 @@ class Tables(Needs):
 
     def save_counter(self, name: str, value: int) -> None:
         self._connection.execute("INSERT OR REPLACE INTO counters VALUES (?, ?)", (name, value))
+
+    def save_time(self, time_us: int) -> None:
+        """Note the time, in microseconds since 1970, for the clock of the next run."""
+        self.save_counter(TIME, time_us)
+
+    def save_redone(self, entry: int) -> None:
+        """Note the number of the latest entry of the redo log that the tables have."""
+        self._connection.execute("UPDATE redo SET done = ?", (entry,))
 
     def save_topic(self, number: int, topic: Topic) -> None:
         row = (number, topic.name, json.dumps(topic.to_dict()))

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
 from transports.local.storage.database import Database, StorageError
 from transports.local.storage.tables import Tables
@@ -18,7 +19,13 @@ from transports.local.throttle import LogThrottle
 logger = logging.getLogger(__name__)
 
 Change = Callable[[Tables], object]
-_Asked = tuple[Sequence[Change], Future[None]]
+
+
+class _Asked(NamedTuple):
+    changes: Sequence[Change]
+    synced: bool
+    future: Future[None]
+
 
 #: Most requests that share a transaction, so that the first of them does not wait for too many others.
 _MAX_ASKED = 1000
@@ -39,18 +46,21 @@ class Writer:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, *changes: Change) -> Future[None]:
-        """Ask the thread for changes; the future is done when they are on disk, and fails with ``StorageError``."""
+    def submit(self, *changes: Change, synced: bool = True) -> Future[None]:
+        """Ask the thread for changes; the future is done when they are made, and fails with ``StorageError``.
+
+        Those that are ``synced`` are on disk then.
+        """
         future: Future[None] = Future()
         # A commit that somebody stopped waiting for happens all the same.
         future.set_running_or_notify_cancel()
         if self._stopped:
             future.set_exception(_stopping())
         else:
-            self._queue.put((changes, future))
+            self._queue.put(_Asked(changes, synced, future))
         return future
 
-    def commit_here(self, changes: Sequence[Change]) -> bool:
+    def commit_here(self, changes: Sequence[Change], *, synced: bool = True) -> bool:
         """Make changes on the caller's thread, unless the other is at work; say whether that was done.
 
         Raises:
@@ -61,7 +71,7 @@ class Writer:
         try:
             if self._stopped:
                 raise _stopping()
-            self._commit(changes)
+            self._commit(changes, synced=synced)
         finally:
             self._writing.release()
         return True
@@ -96,17 +106,18 @@ class Writer:
     def _commit_group(self, group: list[_Asked]) -> None:
         try:
             with self._writing:
-                self._commit(change for changes, _ in group for change in changes)
+                changes = (change for asked in group for change in asked.changes)
+                self._commit(changes, synced=any(asked.synced for asked in group))
         except Exception as exc:  # noqa: BLE001 - logged; the thread must outlive it, else later requests would hang
-            for _, future in group:
-                future.set_exception(exc)
+            for asked in group:
+                asked.future.set_exception(exc)
         else:
-            for _, future in group:
-                future.set_result(None)
+            for asked in group:
+                asked.future.set_result(None)
 
-    def _commit(self, changes: Iterable[Change]) -> None:
+    def _commit(self, changes: Iterable[Change], *, synced: bool) -> None:
         try:
-            with self._database.transaction() as tables:
+            with self._database.transaction(synced=synced) as tables:
                 for change in changes:
                     change(tables)
         except StorageError as exc:

@@ -1,0 +1,250 @@
+"""Operations that the redo log confirms: the tables follow, in order, whatever comes between."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_tables import refuse_to_write
+
+from transports.local.storage import debt, redo, wanted
+from transports.local.storage.commits import Commits
+from transports.local.storage.database import Database, StorageError
+from transports.local.storage.tables import Tables
+from transports.local.storage.writer import Writer
+
+
+class Count:
+    """An operation that says when it was made, by name."""
+
+    def __init__(self, bench: Bench, name: str, size: int, before: Callable[[], object]) -> None:
+        self._bench, self._name, self._size, self._before = bench, name, size, before
+
+    def apply(self, tables: Tables) -> None:
+        self._before()
+        tables.save_counter(self._name, 1)
+        self._bench.made.append(self._name)
+
+    def parts(self) -> list[bytes]:
+        return [self._name.encode(), bytes(self._size)]
+
+
+class Bench:
+    """A database, its writer and its log; what was confirmed, and what the tables have, by name."""
+
+    def __init__(self, path: Path) -> None:
+        self.database = Database(path / "broker.db")
+        self.writer = Writer(self.database)
+        self.writer.start()
+        self.commits = Commits(self.writer, self.database.redo)
+        self.confirmed: list[str] = []
+        self.made: list[str] = []
+        self.applied: list[str] = []
+
+    def operate(self, name: str, size: int = 0, before: Callable[[], object] = lambda: None) -> asyncio.Future[str]:
+        return self.commits.operate(
+            Count(self, name, size, before), lambda error: self._confirm(name, error), lambda: self.applied.append(name)
+        )
+
+    def begin(self, name: str, before: Callable[[], object] = lambda: None) -> asyncio.Future[str]:
+        return self.commits.begin(Count(self, name, 0, before).apply, lambda error: self._confirm(name, error))
+
+    def on_disk(self) -> set[str]:
+        return set(self.database.contents().counters)
+
+    def logged(self) -> list[str]:
+        """Return what the log would have redone."""
+        content = self.database.redo._path.read_bytes()
+        identity = self.database.redo._identity
+        return [body.rstrip(b"\0").decode() for _, body in redo._entries(content, identity)]
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not holds():
+                await asyncio.sleep(0.001)
+
+    def _confirm(self, name: str, error: BaseException | None) -> str:
+        if error is not None:
+            raise error
+        self.confirmed.append(name)
+        return name
+
+
+Scenario = Callable[[Bench], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Callable[[Scenario], None]:
+    async def main(scenario: Scenario) -> None:
+        bench = Bench(tmp_path)
+        try:
+            async with asyncio.timeout(60):
+                await scenario(bench)
+        finally:
+            bench.commits.close()
+            bench.writer.stop()
+            bench.database.close()
+
+    return lambda scenario: asyncio.run(main(scenario))
+
+
+Play = Callable[[Scenario], None]
+_LARGE = 2 * debt.SMALL_BYTES
+
+
+def test_those_of_one_turn_are_confirmed_before_the_tables_have_them(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        wanted = [bench.operate(name) for name in "abc"]
+        wanted[0].add_done_callback(lambda done: seen.append((bench.logged(), bench.on_disk())))
+        await asyncio.gather(*wanted)
+        await bench.commits.followed()
+        assert bench.on_disk() == {"a", "b", "c"}
+        assert bench.confirmed == bench.made == bench.applied == ["a", "b", "c"]
+
+    seen: list[tuple[list[str], set[str]]] = []
+    play(scenario)
+    assert seen == [(["a", "b", "c"], set())]
+
+
+def test_one_in_the_company_of_another_change_shares_its_transaction(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        await asyncio.gather(bench.operate("a"), bench.begin("b"), bench.operate("c"))
+        assert bench.on_disk() == {"a", "b", "c"}
+        assert bench.made == ["a", "b", "c"]
+        assert bench.logged() == []
+
+    play(scenario)
+
+
+def test_while_the_tables_follow_others_are_confirmed_and_changes_wait(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        go_on = threading.Event()
+        await bench.operate("large", _LARGE, lambda: go_on.wait(30))
+        assert await bench.operate("a") == "a"
+        change = bench.begin("change")
+        later = bench.operate("b")
+        await asyncio.sleep(0.05)
+        assert (bench.confirmed, bench.made) == (["large", "a"], [])
+        go_on.set()
+        await asyncio.gather(change, later)
+        assert bench.made == bench.confirmed == ["large", "a", "change", "b"]
+
+    play(scenario)
+
+
+def test_where_the_log_has_no_room_a_transaction_confirms(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redo, "MAX_BYTES", 1000)
+
+    async def scenario(bench: Bench) -> None:
+        for name in "abcdef":
+            await bench.operate(name, 300)
+        assert "d" in bench.on_disk()
+        assert bench.logged()[:2] == ["e", "f"]
+        await bench.commits.followed()
+        assert bench.made == list("abcdef")
+
+    play(scenario)
+
+
+def test_what_the_tables_refuse_stays_owed_and_nothing_passes_it(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debt, "RETRY_SECONDS", 0.01)
+
+    async def scenario(bench: Bench) -> None:
+        bench.database._writer.execute("PRAGMA query_only = 1")
+        assert await bench.operate("a") == "a"
+        await bench.commits.followed()
+        for refused in (bench.operate("b"), bench.begin("c")):
+            with pytest.raises(StorageError):
+                await refused
+        assert bench.applied == []
+        bench.database._writer.execute("PRAGMA query_only = 0")
+        await bench.until(lambda: bench.applied == ["a"])
+        await bench.operate("d")
+        await bench.commits.followed()
+        assert bench.on_disk() == {"a", "d"}
+        assert bench.applied == ["a", "d"]
+        assert bench.confirmed == ["a", "d"]
+
+    play(scenario)
+
+
+def test_a_log_that_refuses_leaves_it_to_the_tables(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        refuse_to_write(bench.database, True)
+        with pytest.raises(StorageError):
+            await bench.operate("a")
+        bench.database._writer.execute("PRAGMA query_only = 0")
+        await bench.operate("b")
+        assert bench.on_disk() == {"b"}
+        refuse_to_write(bench.database, False)
+        await bench.operate("c")
+        assert bench.logged() == ["c"]
+
+    play(scenario)
+
+
+def test_after_a_slow_sync_the_writers_thread_confirms(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(bench: Bench) -> None:
+        real = bench.database.redo.append
+
+        def slow(entries: Any) -> bool:
+            time.sleep(2 * wanted.SLOW_SECONDS)
+            return real(entries)
+
+        monkeypatch.setattr(bench.database.redo, "append", slow)
+        await bench.operate("a")
+        monkeypatch.undo()
+        await bench.commits.followed()
+        threads: list[int] = []
+        await bench.operate("b", before=lambda: threads.append(threading.get_ident()))
+        assert bench.on_disk() == {"a", "b"}
+        assert threads != [threading.get_ident()]
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_closing_makes_up_for_what_the_thread_cannot_do(tmp_path: Path, times: int) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path)
+        await bench.begin("start")
+        failures = iter([True] * times)
+        go_on = threading.Event()
+
+        def fail() -> None:
+            go_on.wait(30)
+            if next(failures, False):
+                raise StorageError("full")
+
+        await bench.operate("large", _LARGE, fail)
+        await asyncio.sleep(0.05)
+        await bench.operate("a")
+        late = bench.begin("late")
+        bench.commits.close()
+        go_on.set()
+        found = await asyncio.gather(late, return_exceptions=True)
+        bench.commits.later(lambda tables: tables.save_counter("last", 1))
+        bench.commits.close()
+        bench.writer.stop()
+        assert isinstance(found[0], StorageError) is (times == 2)
+        assert bench.made[-3:] == (["large", "a", "late"] if times == 1 else ["start", "large", "a"])
+        assert bench.on_disk() >= {"large", "a", "last"}
+        assert bench.database._writer.execute("SELECT done FROM redo").fetchone() == (2,)
+        bench.database.close()
+
+    asyncio.run(scenario())
+
+
+def test_after_the_close_the_log_confirms_nothing(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.commits.close()
+        await bench.operate("a")
+        assert bench.on_disk() == {"a"}
+        assert bench.logged() == []
+
+    play(scenario)

@@ -1,0 +1,242 @@
+"""The redo log: what is read of it after any end, and operations as they are written down in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from local_tables import add, stored, waiting
+
+from transports.local.errors import DataUnusableError
+from transports.local.model import Draft
+from transports.local.storage import operations, redo
+from transports.local.storage.bundles import Part, bundled
+from transports.local.storage.database import Database
+from transports.local.storage.operations import Acknowledge, Operation, Publish, Wait
+from transports.local.storage.redo import RedoLog, first_entry
+
+IDENTITY = 2**63 - 5
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "redo"
+
+
+@pytest.fixture
+def opened(path: Path) -> Iterator[Callable[[int], RedoLog]]:
+    """Open the log of a database of that identity."""
+    logs: list[RedoLog] = []
+
+    def opened(identity: int = IDENTITY) -> RedoLog:
+        logs.append(RedoLog(path, identity))
+        return logs[-1]
+
+    yield opened
+    for each in logs:
+        each.close()
+
+
+class TestLog:
+    def test_what_was_appended_is_read_in_order(self, opened: Callable[..., RedoLog]) -> None:
+        log = opened()
+        assert list(log.read(0)) == []
+        assert log.append([[b"one"], [b"t", b"", b"wo"]])
+        assert log.append([[b"three"]])
+        assert log.last == 3
+        again = opened()
+        assert list(again.read(0)) == [b"one", b"two", b"three"]
+        assert (again.last, again.holds_entries) == (3, True)
+        assert again.append([[b"four"]])
+        assert list(opened().read(2)) == [b"three", b"four"]
+
+    def test_what_is_written_over_an_older_one_ends_where_it_ends(self, opened: Callable[..., RedoLog]) -> None:
+        log = opened()
+        assert log.append([[b"same"], [b"same"], [b"same"]])
+        log.begin_anew()
+        assert not log.holds_entries
+        assert log.append([[b"new!"]])
+        again = opened()
+        assert list(again.read(3)) == [b"new!"]
+        assert again.last == 4
+
+    def test_numbers_go_on_behind_what_the_tables_have(self, opened: Callable[..., RedoLog]) -> None:
+        log = opened()
+        assert list(log.read(17)) == []
+        assert log.append([[b"next"]])
+        assert log.last == 18
+        assert list(opened().read(18)) == []
+
+    def test_a_torn_end_is_no_entry(self, opened: Callable[..., RedoLog], path: Path) -> None:
+        log = opened()
+        sizes = []
+        for body in (b"one", b"two" * 20, b"three"):
+            assert log.append([[body]])
+            sizes.append(redo._HEAD.size + len(body))
+        whole = path.read_bytes()[: sum(sizes)]
+        for cut in range(len(whole)):
+            path.write_bytes(whole[:cut])
+            count = sum(sum(sizes[:number]) <= cut for number in (1, 2, 3))
+            assert len(list(opened().read(0))) == count
+
+    @given(place=st.integers(0, 115), bit=st.integers(0, 7))
+    def test_a_wrong_bit_ends_it(self, place: int, bit: int) -> None:
+        entries = redo._head(IDENTITY, 1, 10, [b"0123456789"]) + b"0123456789"
+        entries += redo._head(IDENTITY, 2, 58, [b"x" * 58]) + b"x" * 58
+        damaged = bytearray(entries)
+        damaged[place] ^= 1 << bit
+        before = 0 if place < redo._HEAD.size + 10 else 1
+        assert len(list(redo._entries(bytes(damaged), IDENTITY))) == before
+
+    def test_it_has_room_for_so_much(self, opened: Callable[..., RedoLog], path: Path) -> None:
+        log = opened()
+        part = bytes(redo.MAX_BYTES // 4)
+        assert [log.append([[part]]) for _ in range(5)] == [True, True, True, False, False]
+        assert path.stat().st_size <= redo.MAX_BYTES
+        assert log.holds_entries
+        assert len(list(opened().read(0))) == 3
+        log.begin_anew()
+        assert log.append([[b"small"]])
+        assert not log.append([[bytes(redo.MAX_BYTES)]])
+
+    def test_many_parts_are_written_whole(self, opened: Callable[..., RedoLog]) -> None:
+        parts = [bytes([number % 256]) * number for number in range(3000)]
+        assert opened().append([parts[:1500], parts[1500:]])
+        assert list(opened().read(0)) == [b"".join(parts[:1500]), b"".join(parts[1500:])]
+
+    def test_a_write_that_comes_out_short_is_gone_on_with(
+        self, opened: Callable[..., RedoLog], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = os.pwrite
+        monkeypatch.setattr(os, "pwritev", lambda file, buffers, offset: real(file, buffers[0][:7], offset))
+        monkeypatch.setattr(os, "pwrite", lambda file, data, offset: real(file, data[:11], offset))
+        monkeypatch.setattr(redo, "_STEP_BYTES", 64)
+        assert opened().append([[b"a text that takes some writes"]])
+        assert list(opened().read(0)) == [b"a text that takes some writes"]
+
+    def test_a_disk_that_refuses_is_not_asked_again_before_a_transaction(
+        self, opened: Callable[..., RedoLog], path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        log = opened()
+        assert log.append([[b"one"]])
+        read_only = os.open(path, os.O_RDONLY)
+        writable = os.dup(log._file)
+        os.dup2(read_only, log._file)
+        assert not log.append([[b"two"]])
+        os.dup2(writable, log._file)
+        os.close(read_only)
+        os.close(writable)
+        assert "Bad file descriptor" in caplog.text
+        assert not log.append([[b"three"]])
+        assert log.holds_entries
+        log.begin_anew()
+        assert log.append([[b"four"]])
+        assert list(opened().read(log.last - 1)) == [b"four"]
+
+    def test_that_of_another_database_says_nothing(self, opened: Callable[..., RedoLog], path: Path) -> None:
+        assert first_entry(path) is None
+        assert opened(IDENTITY).append([[b"one"]])
+        assert first_entry(path) == (IDENTITY, 1)
+        assert list(opened(IDENTITY - 1).read(0)) == []
+        path.write_bytes(b"not a log, but longer than the head of one")
+        assert first_entry(path) is None
+
+
+numbers = st.integers(1, 2**62)
+parts = st.builds(
+    lambda first, size, bits: Part(first, first + size, bits & (2 << size) - 1),
+    numbers,
+    st.integers(0, 127),
+    st.integers(0, 2**128 - 1),
+)
+drafts = st.lists(st.builds(Draft, st.binary(max_size=300), st.just({}), st.sampled_from(["", "k", "ä"])), min_size=1)
+publications = st.builds(
+    Publish,
+    st.none() | numbers,
+    st.builds(bundled, numbers, numbers, drafts),
+    st.lists(st.builds(Wait, numbers, parts, st.text(max_size=5))),
+    st.lists(st.tuples(numbers, parts)),
+)
+acknowledgements = st.builds(
+    Acknowledge,
+    numbers,
+    st.dictionaries(numbers, st.integers(1, 2**128 - 1)),
+    st.booleans(),
+    st.none() | numbers,
+    numbers,
+)
+
+
+@given(operation=publications | acknowledgements)
+def test_an_operation_is_read_as_it_was_written(operation: Operation) -> None:
+    assert operations.read(b"".join(operation.parts())) == operation
+
+
+class TestStart:
+    """A database whose tables lack what its log has."""
+
+    @pytest.fixture
+    def database(self, tmp_path: Path) -> Iterator[Database]:
+        database = Database(tmp_path / "broker.db")
+        yield database
+        database.close()
+
+    @staticmethod
+    def publish(first: int, count: int = 1) -> Publish:
+        bundles = bundled(first, 100, [Draft(b"x")] * count)
+        return Publish(None, bundles, [Wait(7, each.whole, "") for each in bundles], [])
+
+    def test_what_the_tables_lack_is_done_once(self, database: Database, tmp_path: Path) -> None:
+        assert database.redo.append([self.publish(1).parts(), self.publish(2, 3).parts()])
+        with database.transaction() as tables:
+            self.publish(1).apply(tables)
+            tables.save_redone(1)
+        assert database.redo.append([Acknowledge(7, {1: 1, 2: 0b10}, False, None, 5).parts()])
+        for _ in range(2):
+            again = Database(tmp_path / "broker.db")
+            assert (stored(again), waiting(again, 7)) == ([2, 3, 4], [2, 4])
+            assert again.contents().counters["clock_us"] == 5
+            assert not again.redo.holds_entries
+            again.close()
+
+    def test_a_file_that_belongs_to_another_database_is_set_aside(
+        self, database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        assert database.redo.append([self.publish(1).parts()])
+        other = tmp_path / "other"
+        other.mkdir()
+        shutil.copy(tmp_path / "broker.db-redo", other)
+        content = (other / "broker.db-redo").read_bytes()
+        again = Database(other / "broker.db")
+        assert stored(again) == []
+        again.close()
+        (aside,) = other.glob("broker.db-redo.foreign-*")
+        assert aside.read_bytes() == content
+        assert aside.name in caplog.text
+
+    def test_what_comes_after_a_gap_is_set_aside(
+        self, database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """As when an old copy of the database was put back beside a newer log."""
+        assert database.redo.append([self.publish(1).parts()])
+        database.redo.begin_anew()
+        assert database.redo.append([self.publish(2).parts()])
+        again = Database(tmp_path / "broker.db")
+        assert stored(again) == []
+        again.close()
+        (aside,) = tmp_path.glob("broker.db-redo.foreign-*")
+        assert aside.name in caplog.text
+
+    def test_one_that_cannot_be_done_refuses_the_start_and_stays(self, database: Database, tmp_path: Path) -> None:
+        with database.transaction() as tables:
+            add(tables, 1, backlogs=[7])
+        assert database.redo.append([self.publish(1).parts()])
+        for _ in range(2):
+            with pytest.raises(DataUnusableError, match=r"broker\.db: The broker cannot store"):
+                Database(tmp_path / "broker.db")
+        assert first_entry(tmp_path / "broker.db-redo") is not None

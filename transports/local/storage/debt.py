@@ -1,0 +1,196 @@
+"""What is owed to the tables: what was confirmed, and how they come to have it.
+
+They follow in transactions that are not synced, one after the other; what the thread of the writer is at work on is
+waited for. One that is synced has all that is owed before anything else, and then the redo log begins anew. If the
+tables refuse, it stays owed, and is asked of them again, by itself or before the next change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from transports.local.storage.redo import RedoLog
+from transports.local.storage.tables import Tables
+from transports.local.storage.wanted import Pace, Wanted, size_of
+from transports.local.storage.writer import Change, Writer
+
+#: Seconds until tables that refused what is owed to them are asked again, unless there is something else to write.
+RETRY_SECONDS = 1.0
+#: Bytes of operations up to which the tables follow on the loop's own thread.
+SMALL_BYTES = 128 * 1024
+
+
+class Debt:
+    """Belongs to one event loop."""
+
+    def __init__(self, writer: Writer, log: RedoLog, pace: Pace, *, on_end: Callable[[], None]) -> None:
+        """``on_end`` is called whenever a transaction has ended, well or not."""
+        self._writer = writer
+        self._log = log
+        self._pace = pace
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._owed: list[Wanted] = []
+        #: The tables have refused what is owed.
+        self.refused = False
+        #: The writer's thread is at work on a transaction that is synced.
+        self.syncing = False
+        #: What the thread was asked for last, with what of it was confirmed before.
+        self._under_way: tuple[Future[None], Sequence[Change]] | None = None
+        self._again: asyncio.TimerHandle | None = None
+        #: Who waits for the end of the next transaction.
+        self._next_end: asyncio.Future[None] | None = None
+        self._closed = False
+
+    @property
+    def at_work(self) -> bool:
+        """Whether the writer's thread is."""
+        return self._under_way is not None
+
+    def owe(self, group: Sequence[Wanted]) -> None:
+        """Have the tables follow what was confirmed."""
+        self._owed += group
+        self._follow_soon()
+
+    def sync(self, group: Sequence[Wanted]) -> None:
+        """Commit a group, with what is owed before it, while the writer's thread is not at work."""
+        owed, self._owed = self._owed, []
+        if self._pace.is_quick:
+            began, error, here = time.monotonic(), None, True
+            changes = [each.change for each in (*owed, *group)]
+            try:
+                here = self._writer.commit_here([*changes, self._all_done()])
+            except Exception as exc:  # noqa: BLE001 - logged by the writer; each is told
+                error = exc
+            if here:
+                self._synced(owed, group, error, began)
+                return
+        self._have_synced(owed, group)
+
+    async def followed(self) -> None:
+        """Wait until the tables have what was confirmed, unless they refuse it."""
+        while (self._owed or self.at_work) and not self.refused and not self._closed:
+            self._next_end = self._next_end or self._loop.create_future()
+            await asyncio.shield(self._next_end)
+
+    def close(self, group: Sequence[Wanted]) -> None:
+        """Leave a last group to the writer's thread, after what is owed and what the thread could not make."""
+        self._closed = True
+        if self._again is not None:
+            self._again.cancel()
+        owed, self._owed = self._owed, []
+        if owed or group:
+            self._have_synced(owed, group, self._made_up_for())
+        self._tell_of_the_end()
+
+    def _follow_soon(self) -> None:
+        """Have the tables follow, after the answers that were made possible now."""
+        self._loop.call_soon(self._loop.call_soon, self._follow)
+
+    def _follow(self) -> None:
+        if self.at_work or self.refused or self._closed or not self._owed:
+            return
+        group, self._owed = self._owed, []
+        changes = [*(each.change for each in group), self._all_done()]
+        if size_of(group) <= SMALL_BYTES:
+            error, here = None, True
+            try:
+                here = self._writer.commit_here(changes, synced=False)
+            except Exception as exc:  # noqa: BLE001 - logged by the writer; it stays owed
+                error = exc
+            if here:
+                self._followed(group, error)
+                return
+        future = self._writer.submit(*changes, synced=False)
+        self._under_way = future, changes
+        self._when_done(future, lambda error: self._followed(group, error))
+
+    def _followed(self, group: Sequence[Wanted], error: BaseException | None) -> None:
+        if error is None:
+            self._apply(group)
+        else:
+            self._stay_owed(group)
+        if self._owed and not self.refused:
+            self._follow_soon()
+        self._tell_of_the_end()
+        self._on_end()
+
+    def _have_synced(self, owed: Sequence[Wanted], group: Sequence[Wanted], *before: Change) -> None:
+        """Ask the writer's thread for a synced transaction."""
+        began, confirmed = time.monotonic(), [*before, *(each.change for each in owed)]
+        future = self._writer.submit(*confirmed, *(each.change for each in group), self._all_done())
+        self._under_way, self.syncing = (future, confirmed), True
+        self._when_done(future, lambda error: self._synced(owed, group, error, began))
+
+    def _synced(
+        self, owed: Sequence[Wanted], group: Sequence[Wanted], error: BaseException | None, began: float
+    ) -> None:
+        self._pace.measure(began, (*owed, *group))
+        self.syncing = False
+        if error is None:
+            self.refused = False
+            self._log.begin_anew()
+            self._apply((*owed, *group))
+        elif owed:
+            self._stay_owed(owed)
+        for each in group:
+            each.end(error)
+        self._tell_of_the_end()
+        self._on_end()
+
+    def _when_done(self, future: Future[None], then: Callable[[BaseException | None], None]) -> None:
+        """Call on the event loop, with what went wrong, when the writer's thread has done what it was asked for."""
+
+        def ended() -> None:
+            error = future.exception()
+            to_be_made_up_for = self._closed and error is not None
+            if self._under_way is not None and self._under_way[0] is future and not to_be_made_up_for:
+                self._under_way = None
+            then(error)
+
+        future.add_done_callback(lambda _: self._loop.call_soon_threadsafe(ended))
+
+    def _made_up_for(self) -> Change:
+        """Return what makes the confirmed changes that the writer's thread was asked for last, if it could not."""
+        if self._under_way is None:
+            return lambda tables: None
+        future, changes = self._under_way
+
+        def make_up(tables: Tables) -> None:
+            # Not done, they are part of this very transaction.
+            if future.done() and future.exception() is not None:
+                for change in changes:
+                    change(tables)
+
+        return make_up
+
+    def _stay_owed(self, group: Sequence[Wanted]) -> None:
+        """Ask the tables again for what they refused, with the next transaction or by itself."""
+        if self._closed:
+            return  # the last transaction makes up for it, or the next start
+        self._owed[:0] = group
+        self.refused = True
+        if self._again is None:
+            self._again = self._loop.call_later(RETRY_SECONDS, self._retry)
+
+    def _retry(self) -> None:
+        self._again = None
+        if self._owed and not self.at_work:
+            self.sync(())
+
+    def _all_done(self) -> Change:
+        """Return what has the tables know that they have all entries of the log."""
+        number, needed = self._log.last, self._log.holds_entries
+        return lambda tables: tables.save_redone(number) if needed else None
+
+    def _apply(self, group: Sequence[Wanted]) -> None:
+        for each in group:
+            each.apply()
+
+    def _tell_of_the_end(self) -> None:
+        waiting, self._next_end = self._next_end, None
+        if waiting is not None:
+            waiting.set_result(None)

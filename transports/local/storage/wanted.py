@@ -1,0 +1,74 @@
+"""A change on its way to the disk: who waits for it, and what follows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeVar
+
+from transports.local.storage.redo import Parts
+from transports.local.storage.writer import Change
+from transports.local.throttle import LogThrottle
+
+logger = logging.getLogger(__name__)
+
+#: Seconds of a sync from which on the next is left to the writer's thread, and how many more a byte may take.
+SLOW_SECONDS = 0.01
+_SLOW_SECONDS_PER_BYTE = 5e-8
+
+R = TypeVar("R")
+
+#: What is done on the event loop when a change is durable (None) or failed: it returns the result, or raises.
+Then = Callable[[BaseException | None], R]
+
+_forgotten = LogThrottle(logger, logging.WARNING)
+
+
+class Wanted(NamedTuple):
+    """A change that somebody asked for."""
+
+    change: Change
+    then: Then[Any]
+    waiter: asyncio.Future[Any]
+    #: What is written to the redo log: nothing, for what a crash may undo; None for what the log cannot confirm.
+    entry: Parts | None = None
+    #: Called when the tables have it.
+    applied: Callable[[], None] = lambda: None
+
+    def apply(self) -> None:
+        """Have memory follow the tables."""
+        try:
+            self.applied()
+        except Exception:
+            logger.exception("what follows a change failed")
+
+    def end(self, error: BaseException | None) -> None:
+        """Do what follows for who waits, even if he waits no more; what fails then is logged."""
+        try:
+            result = self.then(error)
+        except Exception as exc:  # noqa: BLE001 - it belongs to whoever waits
+            if self.waiter.done():
+                _forgotten.log(str(exc), f"a change failed whose request had gone: {exc}")
+            else:
+                self.waiter.set_exception(exc)
+        else:
+            if not self.waiter.done():
+                self.waiter.set_result(result)
+
+
+class Pace:
+    """Whether the disk syncs so quickly that the event loop can wait for it."""
+
+    def __init__(self) -> None:
+        self.is_quick = True
+
+    def measure(self, began: float, group: Iterable[Wanted]) -> None:
+        """Take note that a group is synced, which was begun then by the monotonic clock."""
+        self.is_quick = time.monotonic() - began < SLOW_SECONDS + _SLOW_SECONDS_PER_BYTE * size_of(group)
+
+
+def size_of(group: Iterable[Wanted]) -> int:
+    """Return the bytes of a group's operations."""
+    return sum(len(part) for each in group for part in each.entry or ())
