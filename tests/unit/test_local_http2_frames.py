@@ -33,6 +33,16 @@ def test_frames_are_the_same_however_their_bytes_arrive(sent: list[Frame], cuts:
     assert found == sent
 
 
+def test_a_large_frame_stays_as_it_is_while_others_come() -> None:
+    cutter, large = FrameCutter(), bytes(each % 251 for each in range(frames.MAX_FRAME_BYTES))
+    data = Frame(0, 0, 1, large).to_bytes()
+    assert list(cutter.cut(PREFACE + data[:300_000])) == []
+    assert list(cutter.cut(data[300_000:-1])) == []
+    (found,) = cutter.cut(data[-1:] + data[:300_000])
+    (after,) = cutter.cut(data[300_000:])
+    assert found == after == (0, 0, 1, large)
+
+
 def test_the_reserved_bit_of_a_stream_means_nothing() -> None:
     cutter = FrameCutter()
     assert list(cutter.cut(PREFACE + Frame(8, 0, 0x80000005, b"1234").to_bytes())) == [(8, 0, 5, b"1234")]
@@ -56,6 +66,7 @@ def test_a_frame_that_is_too_large_is_refused_by_its_head() -> None:
 @given(st.binary(max_size=100), st.integers(0, 255))
 def test_padding_is_taken_away(data: bytes, length: int) -> None:
     assert unpadded(bytes((length,)) + data + bytes(length), frames.PADDED) == data
+    assert unpadded(memoryview(bytes((length,)) + data + bytes(length)), frames.PADDED) == data
     assert unpadded(data, 0) == data
 
 

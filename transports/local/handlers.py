@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -22,11 +22,12 @@ from transports.local.methods import Method, QuickMethod
 from transports.local.monitoring import service
 from transports.local.monitoring.counters import Counters
 from transports.local.promises import Promise
+from transports.local.publications import Publication
 from transports.local.reception import Reception
 from transports.local.requests import parse
 from transports.local.streams import Pipe, serve_stream
 from transports.local.subscriber import SubscriberService
-from transports.local.wire import Message
+from transports.local.wire import Message, serialize
 
 #: Seconds before a caller's deadline at which a pull that found nothing answers, so that the answer arrives in time.
 ANSWER_SECONDS = 0.2
@@ -35,7 +36,7 @@ _PULL_REQUEST = wire.request_type("PullRequest")
 _STREAM_REQUEST = wire.request_type("StreamingPullRequest")
 
 #: Answers a request, or begins what others carry to its end.
-_Work = Callable[[Caller, Message], Message | Promise]
+_Work = Callable[[Caller, Any], Message | Promise]
 
 
 class Adapter:
@@ -51,14 +52,14 @@ class Adapter:
         """Wait for the changes under way, whose clients may have gone."""
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
-    def quick(self, name: str, method: QuickMethod, request_class: Any) -> Unary:
+    def quick(self, name: str, method: QuickMethod) -> Unary:
         """Wrap a method that is done, or begun and carried to its end by others, when it returns."""
 
-        def work(caller: Caller, request: Message) -> Message | Promise:
+        def work(caller: Caller, request: Any) -> Message | Promise:
             caller.check(name, request)
-            return method(request)
+            return method.answer(request)
 
-        return self._taskless(name, request_class, work, self._count_of(name))
+        return self._taskless(name, method.read, work, method.write, self._count_of(name))
 
     def unary(self, name: str, method: Method, request_class: Any) -> Unary:
         """Wrap a method that is carried to its end once begun, even if the client goes."""
@@ -73,11 +74,13 @@ class Adapter:
 
             return Promise(self._carried(method(request)), respond)
 
-        return self._taskless(name, request_class, work)
+        return self._taskless(name, partial(parse, request_class), work)
 
     def statistics(self, engine: Engine) -> Unary:
         """Wrap our own service's ``List``."""
-        return self._taskless(service.LIST, service.STRUCT, partial(service.answer, engine, self._counters))
+        return self._taskless(
+            service.LIST, partial(parse, service.STRUCT), partial(service.answer, engine, self._counters)
+        )
 
     def pull(self, subscriber: SubscriberService) -> Unary:
         """Wrap ``Pull``, which ends with its client: what that did not get goes back.
@@ -91,7 +94,7 @@ class Adapter:
             wait_seconds = math.inf if remaining is None else max(remaining - ANSWER_SECONDS, 0)
             response = await subscriber.pull(request, wait_seconds)
             try:
-                await call.write(_serialize(response))
+                await call.write(serialize(response))
             except BaseException:
                 subscriber.give_back(request, response)
                 raise
@@ -133,7 +136,7 @@ class Adapter:
                 self._counters.acknowledged += len(request.ack_ids)
 
         async def write(response: Message) -> None:
-            await call.write(_serialize(response))
+            await call.write(serialize(response))
             self._counters.delivered += len(response.received_messages)
 
         with self._counters.consuming(opening.subscription):
@@ -143,9 +146,10 @@ class Adapter:
     def _taskless(
         self,
         name: str,
-        request_class: Any,
+        read: Callable[[bytes], Any],
         work: _Work,
-        count: Callable[[Message, Message], None] = lambda request, response: None,
+        write: Callable[[Any], bytes] = serialize,
+        count: Callable[[Any, Any], None] = lambda request, response: None,
     ) -> Unary:
         """Wrap work that has no task of its call's; ``count`` gets the request and the response of what was done."""
         guard, reception = self._guard, self._reception
@@ -154,7 +158,7 @@ class Adapter:
             caller = None
             try:
                 caller = guard.admit(call.metadata)
-                request = parse(request_class, data)
+                request = read(data)
                 found = work(caller, request)
                 if isinstance(found, Promise):
                     found.done.add_done_callback(partial(conclude, call, caller, request, found))
@@ -164,7 +168,7 @@ class Adapter:
             else:
                 succeed(call, request, found)
 
-        def conclude(call: Call, caller: Caller, request: Message, promise: Promise, _: asyncio.Future[Any]) -> None:
+        def conclude(call: Call, caller: Caller, request: Any, promise: Promise, _: asyncio.Future[Any]) -> None:
             try:
                 response = promise.response()
             except Exception as exc:  # noqa: BLE001 - as above
@@ -172,9 +176,9 @@ class Adapter:
             else:
                 succeed(call, request, response)
 
-        def succeed(call: Call, request: Message, response: Message) -> None:
+        def succeed(call: Call, request: Any, response: Any) -> None:
             count(request, response)
-            reception.succeed(name, call, _serialize(response))
+            reception.succeed(name, call, write(response))
 
         return Unary(begin)
 
@@ -184,11 +188,11 @@ class Adapter:
         future.add_done_callback(self._under_way.discard)
         return future
 
-    def _count_of(self, name: str) -> Callable[[Message, Message], None]:
+    def _count_of(self, name: str) -> Callable[[Any, Any], None]:
         """Return what counts the messages that a quick method was about, also those whose client has gone."""
 
-        def published(request: Message, response: Message) -> None:
-            self._counters.published += len(response.message_ids)
+        def published(request: Publication, ids: Sequence[int]) -> None:
+            self._counters.published += len(ids)
 
         def acknowledged(request: Message, response: Message) -> None:
             self._counters.acknowledged += len(request.ack_ids)
@@ -197,8 +201,3 @@ class Adapter:
             return
 
         return {methods.PUBLISH: published, methods.ACKNOWLEDGE: acknowledged}.get(name, nothing)
-
-
-def _serialize(message: Message) -> bytes:
-    data: bytes = message.SerializeToString()
-    return data

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from transports.local import wire
 from transports.local.engine import Engine
 from transports.local.promises import Promise
+from transports.local.publications import PublicationReader, write_ids
 from transports.local.publisher import PublisherService
+from transports.local.requests import parse
 from transports.local.snapshots import SnapshotService
 from transports.local.subscriber import SubscriberService
 from transports.local.wire import Message
 
 #: A method that is waited for.
 Method = Callable[[Message], Awaitable[Message]]
-#: A method that does at once what there is to do, or begins what others carry to its end.
-QuickMethod = Callable[[Message], Message | Promise]
-
 PUBLISHER = "google.pubsub.v1.Publisher"
 SUBSCRIBER = "google.pubsub.v1.Subscriber"
 #: What is left of both services is answered with a refusal.
@@ -30,13 +31,25 @@ MODIFY_ACK_DEADLINE = f"/{SUBSCRIBER}/ModifyAckDeadline"
 TEST_PERMISSIONS = "/google.iam.v1.IAMPolicy/TestIamPermissions"
 
 
-def quick_methods(engine: Engine) -> Mapping[str, tuple[QuickMethod, Any]]:
-    """Return the methods that messages come and go with, and their request classes, by full name."""
+@dataclass(frozen=True, slots=True)
+class QuickMethod:
+    """A method that does at once what there is to do, or begins what others carry to its end."""
+
+    answer: Callable[[Any], Message | Promise]
+    #: Reads the request that it takes; raises ``InvalidArgumentError``.
+    read: Callable[[bytes], Any]
+    #: Writes its response.
+    write: Callable[[Any], bytes] = wire.serialize
+
+
+def quick_methods(engine: Engine) -> Mapping[str, QuickMethod]:
+    """Return the methods that messages come and go with by full name."""
     publisher, subscriber = PublisherService(engine), SubscriberService(engine)
+    acknowledge, modify = wire.request_type("AcknowledgeRequest"), wire.request_type("ModifyAckDeadlineRequest")
     return {
-        PUBLISH: (publisher.publish, wire.request_type("PublishRequest")),
-        ACKNOWLEDGE: (subscriber.acknowledge, wire.request_type("AcknowledgeRequest")),
-        MODIFY_ACK_DEADLINE: (subscriber.modify_ack_deadline, wire.request_type("ModifyAckDeadlineRequest")),
+        PUBLISH: QuickMethod(publisher.publish, PublicationReader().read, write_ids),
+        ACKNOWLEDGE: QuickMethod(subscriber.acknowledge, partial(parse, acknowledge)),
+        MODIFY_ACK_DEADLINE: QuickMethod(subscriber.modify_ack_deadline, partial(parse, modify)),
     }
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from transports.local.errors import UnavailableError
-from transports.local.wire import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +16,9 @@ class Promise:
 
     done: asyncio.Future[Any]
     #: Makes the response from what was done; may raise a ``RequestError``.
-    respond: Callable[[Any], Message]
+    respond: Callable[[Any], Any]
 
-    def response(self) -> Message:
+    def response(self) -> Any:
         """Return the response, once it is done; raise what went wrong."""
         if self.done.cancelled():
             raise UnavailableError("The broker is stopping.")

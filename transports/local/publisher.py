@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from transports.local import paging, resources, rules, wire
 from transports.local.engine import Engine
 from transports.local.promises import Promise
+from transports.local.publications import Publication
 from transports.local.wire import Message
-
-_PUBLISH_RESPONSE = wire.request_type("PublishResponse")
 
 
 class PublisherService:
     """Each method takes a request message and returns the response message, or raises a ``RequestError``.
 
-    ``publish`` returns a ``Promise``, at once.
+    ``publish`` returns a ``Promise`` of ids, at once.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -70,13 +67,7 @@ class PublisherService:
         await self._engine.administration.delete_topic(request.topic)
         return wire.EMPTY()
 
-    def publish(self, request: Message) -> Promise:
+    def publish(self, request: Publication) -> Promise:
         """Begin to publish; what was begun is carried to its end."""
         rules.check_topic_name(request.topic)
-        request.DiscardUnknownFields()
-        ids = self._engine.publish(request.topic, wire.read_drafts(request.messages))
-        return Promise(ids, _published)
-
-
-def _published(ids: Sequence[int]) -> Message:
-    return _PUBLISH_RESPONSE(message_ids=map(str, ids))
+        return Promise(self._engine.publish(request.topic, request.drafts()), list)

@@ -43,7 +43,7 @@ def handlers(engine: Engine, adapter: Adapter) -> dict[str, Method]:
     """Return the methods of Google's services and ours by full name."""
     quick, unary = methods.quick_methods(engine), methods.unary_methods(engine)
     return {
-        **{name: adapter.quick(name, method, request) for name, (method, request) in quick.items()},
+        **{name: adapter.quick(name, method) for name, method in quick.items()},
         **{name: adapter.unary(name, method, request) for name, (method, request) in unary.items()},
         methods.PULL: adapter.pull(SubscriberService(engine)),
         methods.STREAMING_PULL: adapter.stream(engine),

@@ -13,6 +13,7 @@ import grpc
 from transports.local.http2.credit import too_many_bytes
 from transports.local.http2.errors import ErrorCode, GoneError, StatusError, StreamFault
 from transports.local.http2.flows import Flow
+from transports.local.http2.frames import Chunk
 from transports.local.http2.intake import Intake
 from transports.local.http2.line import Line
 from transports.local.http2.messages import PREFIX_BYTES, is_message
@@ -135,7 +136,7 @@ class Call(Flow):
         if self.half_closed:
             self.receive_end()
 
-    def receive(self, data: bytes, size_bytes: int, *, ended: bool) -> None:
+    def receive(self, data: Chunk, size_bytes: int, *, ended: bool) -> None:
         """Take the data of a frame whose payload had ``size_bytes``.
 
         Raises:
@@ -151,7 +152,7 @@ class Call(Flow):
             return  # it was answered, and only the answer's end is still to go
         try:
             if ended and self._intake is None and isinstance(self._method, Unary) and is_message(data):
-                self._ask(self._method, data[PREFIX_BYTES:])
+                self._ask(self._method, bytes(data[PREFIX_BYTES:]))
                 return
             self._intake_made().receive(data, size_bytes)
             if ended:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import quote
 
 from transports.local.http2 import frames, settings
 from transports.local.http2.errors import ConnectionFault, ErrorCode, StreamFault
-from transports.local.http2.frames import FrameCutter
+from transports.local.http2.frames import Chunk, FrameCutter
 from transports.local.http2.outbound import Outbound
 from transports.local.http2.streams import Find, Streams
 from transports.local.listeners import HANDSHAKE_SECONDS
@@ -56,7 +56,8 @@ class Connection(asyncio.Protocol):
         self._over = False
         #: When the client said something last, and when we asked it whether it is there.
         self._heard = self._asked = time.monotonic()
-        self._handlers: tuple[Callable[[int, int, bytes], None], ...] = ()
+        #: What frames do, by their types, but for those with data.
+        self._handlers: Mapping[int, Callable[[int, int, bytes], None]] = {}
 
     # What the transport tells
 
@@ -68,18 +69,17 @@ class Connection(asyncio.Protocol):
         self._streams = Streams(
             self._outbound, peer, self._house.find, tasks=self._house.tasks, on_idle=self._close_if_done
         )
-        self._handlers = (
-            self._streams.on_data,
-            self._streams.on_headers,
-            self._on_priority,
-            self._streams.on_reset,
-            self._on_settings,
-            self._on_push_promise,
-            self._on_ping,
-            self._on_goaway,
-            self._on_window_update,
-            self._streams.on_continuation,
-        )
+        self._handlers = {
+            frames.HEADERS: self._streams.on_headers,
+            frames.PRIORITY: self._on_priority,
+            frames.RST_STREAM: self._streams.on_reset,
+            frames.SETTINGS: self._on_settings,
+            frames.PUSH_PROMISE: self._on_push_promise,
+            frames.PING: self._on_ping,
+            frames.GOAWAY: self._on_goaway,
+            frames.WINDOW_UPDATE: self._on_window_update,
+            frames.CONTINUATION: self._streams.on_continuation,
+        }
         transport.write(settings.GREETING)
         self._watch = self._loop.call_later(HANDSHAKE_SECONDS, self._give_up)
         self._house.connected(self)
@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol):
         self._watch.cancel()
         self._outbound.close()
         self._streams.lose()
-        self._handlers = ()
+        self._handlers = {}
         self._house.disconnected(self)
 
     # What the server tells
@@ -133,12 +133,14 @@ class Connection(asyncio.Protocol):
 
     # What frames that concern the connection do
 
-    def _receive(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+    def _receive(self, kind: int, flags: int, stream: int, payload: Chunk) -> None:
         self._streams.check_sequence(kind)
         if not self._greeted and kind != frames.SETTINGS:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-        if kind < len(self._handlers):
-            self._handlers[kind](flags, stream, payload)
+        if kind == frames.DATA:
+            self._streams.on_data(flags, stream, payload)
+        elif kind in self._handlers:
+            self._handlers[kind](flags, stream, bytes(payload))
         else:
             self._streams.endure()
 

@@ -23,8 +23,10 @@ END_HEADERS = 0x4
 PADDED = 0x8
 PRIORITIZED = 0x20
 
+#: Some of what came. A view holds all that came with it: whoever keeps some makes a copy.
+Chunk = bytes | memoryview
 #: Type, flags, stream, payload.
-Frame = tuple[int, int, int, bytes]
+Frame = tuple[int, int, int, Chunk]
 
 
 class FrameCutter:
@@ -42,22 +44,22 @@ class FrameCutter:
         Raises:
             ConnectionFault: These are no frames, or one is too large.
         """
+        come: Chunk = data
         if self._rest:
             self._rest += data
             self._missing -= len(data)
             if self._missing > 0:
                 return
-            data = bytes(self._rest)
-            self._rest.clear()
-        offset, end = 0, len(data)
+            come, self._rest = memoryview(self._rest), bytearray()
+        offset, end = 0, len(come)
         if not self.begun:
-            if not data.startswith(PREFACE):
-                self._await_preface(data)
+            if come[: len(PREFACE)] != PREFACE:
+                self._await_preface(bytes(come))
                 return
             self.begun, offset = True, len(PREFACE)
         wanted = HEAD.size
         while end - offset >= HEAD.size:
-            high, low, kind, flags, stream = HEAD.unpack_from(data, offset)
+            high, low, kind, flags, stream = HEAD.unpack_from(come, offset)
             size = high << 16 | low
             if size > MAX_FRAME_BYTES:
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
@@ -66,15 +68,15 @@ class FrameCutter:
             if start + size > end:
                 break
             offset, wanted = start + size, HEAD.size
-            yield kind, flags, stream & MAX_31_BITS, data[start:offset]
-        self._keep(data[offset:], wanted)
+            yield kind, flags, stream & MAX_31_BITS, come[start:offset]
+        self._keep(come[offset:], wanted)
 
     def _await_preface(self, data: bytes) -> None:
         if not PREFACE.startswith(data):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "this is not HTTP/2")
         self._keep(data, len(PREFACE))
 
-    def _keep(self, rest: bytes, wanted: int) -> None:
+    def _keep(self, rest: Chunk, wanted: int) -> None:
         self._rest += rest
         self._missing = wanted - len(rest)
 
@@ -108,7 +110,7 @@ def header_frames(stream: int, block: bytes, max_frame_bytes: int, *, ended: boo
     )
 
 
-def unpadded(payload: bytes, flags: int) -> bytes:
+def unpadded(payload: Chunk, flags: int) -> Chunk:
     """Return a payload without its padding.
 
     Raises:

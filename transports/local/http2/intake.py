@@ -10,6 +10,7 @@ import grpc
 
 from transports.local.http2.credit import Credit, too_many_bytes
 from transports.local.http2.errors import ErrorCode, GoneError, StatusError, StreamFault
+from transports.local.http2.frames import Chunk
 from transports.local.http2.messages import MessageCutter
 from transports.local.http2.windows import STREAM_WINDOW_BYTES, ReceiveWindow
 
@@ -54,7 +55,7 @@ class Intake:
         self._ended = False
         self._gone = False
 
-    def receive(self, data: bytes, size_bytes: int) -> None:
+    def receive(self, data: Chunk, size_bytes: int) -> None:
         """Take what a frame of ``size_bytes`` brought.
 
         Raises:

@@ -7,6 +7,7 @@ import zlib
 import grpc
 
 from transports.local.http2.errors import StatusError
+from transports.local.http2.frames import Chunk
 
 #: Most bytes of a request: above Google's limit, so that it is the method that refuses, with Google's status code.
 MAX_MESSAGE_BYTES = 32 << 20
@@ -30,7 +31,7 @@ class MessageCutter:
     def kept_bytes(self) -> int:
         return len(self._kept)
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: Chunk) -> None:
         """Keep what has come."""
         self._kept += data
 
@@ -62,7 +63,7 @@ class MessageCutter:
         return decompressed(message, flag, self._encoding)
 
 
-def is_message(data: bytes) -> bool:
+def is_message(data: Chunk) -> bool:
     """Say whether data are one message, whole and not compressed."""
     size = len(data) - PREFIX_BYTES
     return size >= 0 and not data[0] and int.from_bytes(data[1:PREFIX_BYTES], "big") == size <= MAX_MESSAGE_BYTES

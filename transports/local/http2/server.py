@@ -7,6 +7,7 @@ import logging
 import ssl
 
 from transports.local.http2.connection import Connection
+from transports.local.http2.heap import keep_heap
 from transports.local.http2.streams import Find
 from transports.local.listeners import Listeners
 
@@ -32,6 +33,7 @@ class Server:
             OSError: Somebody else listens there, or this machine has no such address.
             OverflowError: There is no such port.
         """
+        keep_heap()
         listeners = Listeners(lambda: Connection(self), tls)
         self._listeners.append(listeners)
         return await listeners.listen(host, port)

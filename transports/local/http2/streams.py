@@ -114,7 +114,7 @@ class Streams:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a header block was not ended")
 
     def on_headers(self, flags: int, stream: int, payload: bytes) -> None:
-        block = frames.without_priority(frames.unpadded(payload, flags), flags)
+        block = frames.without_priority(bytes(frames.unpadded(payload, flags)), flags)
         ended = bool(flags & frames.END_STREAM)
         if flags & frames.END_HEADERS:
             self._read(stream, block, ended=ended)
@@ -133,7 +133,7 @@ class Streams:
             self._opening = None
             self._read(stream, bytes(opening.block), ended=opening.ended)
 
-    def on_data(self, flags: int, stream: int, payload: bytes) -> None:
+    def on_data(self, flags: int, stream: int, payload: frames.Chunk) -> None:
         size, ended = len(payload), bool(flags & frames.END_STREAM)
         self.credit.receive(size)
         data = frames.unpadded(payload, flags)
