@@ -78,7 +78,7 @@ def test_a_consumer_without_room_does_not_lessen_the_share_of_others() -> None:
         await asyncio.sleep(0)
         bench.publish(2, 3, 4)
         assert await bench.next_ids(consumer()) == [2, 3, 4]
-        bench.dispatcher.settle(1, 1)
+        bench.dispatcher.backlog.settle(1, 1)
         bench.publish(5)
         assert await waiting == [5]
 
@@ -193,7 +193,7 @@ def test_extensions_are_reported_once_and_for_what_is_still_leased() -> None:
         for each in batch:
             assert bench.dispatcher.extend(each.message_id, each.token, 100)
             assert bench.dispatcher.extend(each.message_id, each.token, 300)
-        bench.dispatcher.settle(1, batch[0].token)
+        bench.dispatcher.backlog.settle(1, batch[0].token)
         bench.dispatcher.extend(2, batch[1].token, 0)
         assert bench.extensions == []
         bench.dispatcher.close(UnavailableError("stopping"))

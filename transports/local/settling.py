@@ -50,10 +50,10 @@ class Settling:
     def _acknowledge(self, attached: Attached, asked: Sequence[Asked]) -> asyncio.Future[list[str]]:
         settled: dict[AckId, Entry] = {}
         others: list[Asked] = []
-        settle = attached.dispatcher.settle
+        settle, now = attached.dispatcher.backlog.settle, attached.dispatcher.now
         for each in asked:
             ack_id = each[1]
-            if ack_id is not None and (entry := settle(ack_id.message, ack_id.token)) is not None:
+            if ack_id is not None and (entry := settle(ack_id.message, ack_id.token, now)) is not None:
                 settled[ack_id] = entry
             else:
                 others.append(each)

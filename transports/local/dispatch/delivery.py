@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from transports.local.dispatch.backlog import Backlog, Lease
-from transports.local.dispatch.entries import Entry
 from transports.local.errors import UnavailableError
 from transports.local.model import Pending
 from transports.local.rules import MAX_MESSAGES
@@ -149,10 +148,6 @@ class Dispatcher:
             raise
         finally:
             self._waiting.pop(consumer, None)
-
-    def settle(self, message_id: int, token: int) -> Entry | None:
-        """Remove an acknowledged message from memory; None if its ack id is good no longer."""
-        return self.backlog.settle(message_id, token, self.now)
 
     def extend(self, message_id: int, token: int, seconds: int) -> bool:
         """Lease a delivered message for so many seconds from now, 0 gives it back; False if its ack id is bad."""

@@ -11,6 +11,7 @@ from transports.local.storage.bundles import Bundle, Part
 from transports.local.storage.redo import Parts
 from transports.local.storage.tables import Tables
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 #: Bytes before what an operation says in JSON: how many those are.
 _PREFIX_BYTES = 4
 
@@ -113,5 +114,5 @@ def read(body: bytes) -> Operation:
 
 
 def _written(kind: str, text: Mapping[str, Any]) -> tuple[bytes, bytes]:
-    data = json.dumps((kind, text), separators=(",", ":")).encode()
+    data = _encode((kind, text)).encode()
     return len(data).to_bytes(_PREFIX_BYTES, "little"), data

@@ -26,6 +26,9 @@ _STEP_BYTES = 1 << 20
 #: Whose entry (the database's identity), its number, the bytes that follow, and the checksum of all this.
 _HEAD = Struct("<QQII")
 
+#: Syncs a file's content; macOS knows no way to leave out what else there is of it.
+_sync = getattr(os, "fdatasync", os.fsync)
+
 #: What an entry says, in parts.
 Parts = Sequence[bytes]
 
@@ -43,6 +46,8 @@ class RedoLog:
         self._identity = identity
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._size = os.fstat(self._file).st_size
+        if not self._size:
+            _sync_folder(path.parent)
         #: Number of the latest entry; that of an entry is never used again.
         self.last = 0
         self._end = 0
@@ -83,7 +88,7 @@ class RedoLog:
             self._usable = self._make_room(self._end + size)
             if self._usable:
                 _write(self._file, buffers, self._end, size)
-                os.fdatasync(self._file)
+                _sync(self._file)
         except OSError as exc:
             self._usable = False
             self._refusals.log(str(exc), f"cannot write to {self._path}: {exc.strerror}")
@@ -143,6 +148,15 @@ def _entries(content: bytes, identity: int) -> Iterator[tuple[int, bytes]]:
             return
         yield number, body
         offset, expected = start + length, number + 1
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a new file be found in its folder after a crash, too."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _write(file: int, buffers: Sequence[bytes], offset: int, size: int) -> None:
