@@ -22,6 +22,7 @@ from typing import Any, Self
 
 from transports.local.access.roles import Role
 from transports.local.errors import BrokerError
+from transports.local.folders import sync_folder
 
 #: The file's name inside the data directory.
 NAME = "tokens.json"
@@ -92,15 +93,6 @@ class Token:
 def digest(secret: str) -> str:
     """Return what is stored of a secret."""
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _sync_directory(path: Path) -> None:
-    """Have a revoked token stay revoked over a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class TokenFile:
@@ -207,4 +199,4 @@ class TokenFile:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self._path)
-        _sync_directory(self._data)
+        sync_folder(self._data)  # a revoked token stays so over a power cut

@@ -9,27 +9,17 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from transports.local.errors import BrokerError, DataUnusableError
 from transports.local.model import Pending, Snapshot, StoredMessage, Subscription, Topic
-from transports.local.storage import operations, reading
+from transports.local.storage import files, operations, reading
 from transports.local.storage.reading import Tally
-from transports.local.storage.redo import RedoLog, first_entry
-from transports.local.storage.tables import SCHEMA, SCHEMA_VERSION, Tables
+from transports.local.storage.redo import RedoLog
+from transports.local.storage.tables import Tables
 
 logger = logging.getLogger(__name__)
-
-#: Bytes of a file up to which all of it is checked at the start; beyond, messages are checked as they are read.
-_CHECKED_BYTES = 64 * 1024 * 1024
-#: KiB of pages that each connection keeps in memory.
-_CACHE_KIB = 16_000
-#: What the name of a database's redo log ends with.
-_REDO = "-redo"
-#: Tables without which nothing works; they are small, and checked at every start.
-_SMALL_TABLES = ("counters", "redo", "topics", "subscriptions", "snapshots", "condemned")
 
 
 class StorageError(BrokerError):
@@ -78,7 +68,7 @@ class Database:
         except sqlite3.DatabaseError as exc:
             if isinstance(exc, sqlite3.OperationalError) or not path.exists():
                 raise DataUnusableError(f"Cannot use {path}: {exc}.") from exc
-            _set_aside(path, str(exc))
+            files.set_aside(path, str(exc))
             self._open(path)
 
     @contextmanager
@@ -180,17 +170,17 @@ class Database:
         # Messages are for nobody else on this machine; SQLite gives the file's mode to its companions.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         with ExitStack() as opened:
-            self._writer = opened.enter_context(closing(_connect(path)))
-            _check_integrity(self._writer, path)
-            _create_tables(self._writer, path)
-            self._reader = opened.enter_context(closing(_connect(path)))
+            self._writer = opened.enter_context(closing(files.connect(path)))
+            files.check_integrity(self._writer, path)
+            files.create_tables(self._writer, path)
+            self._reader = opened.enter_context(closing(files.connect(path)))
             self._open_redo(path, opened)
             opened.pop_all()
 
     def _open_redo(self, path: Path, opened: ExitStack) -> None:
         """Open the redo log, and make the changes that were confirmed and that a crash has cost the tables."""
         identity, done = self._writer.execute("SELECT identity, done FROM redo").fetchone()
-        self.redo = opened.enter_context(closing(_open_redo(path, identity, done)))
+        self.redo = opened.enter_context(closing(files.open_redo(path, identity, done)))
         entries = list(self.redo.read(done))
         if entries:
             with self.transaction() as tables:
@@ -207,65 +197,3 @@ def _reading() -> Iterator[None]:
         yield
     except sqlite3.Error as exc:
         raise StorageError(f"The broker cannot read: {exc}.") from exc
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA journal_size_limit = 67108864")
-        # Some builds of SQLite overwrite what is deleted, which writes a page for each message that goes.
-        connection.execute("PRAGMA secure_delete = OFF")
-        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _open_redo(path: Path, identity: int, done: int) -> RedoLog:
-    """Open a database's redo log; one that was another's, or does not go on where the tables end, is set aside."""
-    redo = path.with_name(path.name + _REDO)
-    owner, number = first_entry(redo) or (identity, 0)
-    if owner != identity or number > done + 1:
-        aside = redo.with_name(f"{redo.name}.foreign-{_stamp()}")
-        redo.rename(aside)
-        logger.error("%s is not that of this database, or of its past: it was set aside as %s", redo, aside)
-    return RedoLog(redo, identity)
-
-
-def _check_integrity(connection: sqlite3.Connection, path: Path) -> None:
-    """Look for damage: everywhere in a small file, in a large one where it would stop the broker."""
-    known = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
-    parts = [f"({name})" for name in _SMALL_TABLES if name in known]
-    if path.stat().st_size <= _CHECKED_BYTES or not parts:
-        parts = ["(1)"]
-    for part in parts:
-        (first,) = connection.execute(f"PRAGMA quick_check{part}").fetchone()
-        if first != "ok":
-            raise sqlite3.DatabaseError(first)
-
-
-def _create_tables(connection: sqlite3.Connection, path: Path) -> None:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > SCHEMA_VERSION:
-        raise DataUnusableError(f"{path} was written by a newer broker: upgrade, or use another directory.")
-    if 0 < version < SCHEMA_VERSION:
-        raise DataUnusableError(f"{path} was written by an older broker: use another directory.")
-    if version == 0:
-        connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-
-
-def _set_aside(path: Path, reason: str) -> None:
-    """Rename a damaged file and its companions, so that nothing is lost that somebody could still rescue."""
-    aside = path.with_name(f"{path.name}.damaged-{_stamp()}")
-    for suffix in ("-wal", "-shm", _REDO, ""):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            part.rename(aside.with_name(aside.name + suffix))
-    logger.error("%s is damaged (%s): it was set aside as %s, the broker starts empty", path, reason, aside)
-
-
-def _stamp() -> str:
-    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")

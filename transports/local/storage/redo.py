@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from struct import Struct
 
+from transports.local.folders import sync_folder
 from transports.local.throttle import LogThrottle
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class RedoLog:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._size = os.fstat(self._file).st_size
         if not self._size:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         #: Number of the latest entry; that of an entry is never used again.
         self.last = 0
         self._end = 0
@@ -148,15 +149,6 @@ def _entries(content: bytes, identity: int) -> Iterator[tuple[int, bytes]]:
             return
         yield number, body
         offset, expected = start + length, number + 1
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have a new file be found in its folder after a crash, too."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def _write(file: int, buffers: Sequence[bytes], offset: int, size: int) -> None:

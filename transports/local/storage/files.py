@@ -1,0 +1,87 @@
+"""The files of a database: opened, looked over, and set aside if they cannot be used."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+
+from transports.local.errors import DataUnusableError
+from transports.local.storage.redo import RedoLog, first_entry
+from transports.local.storage.tables import SCHEMA, SCHEMA_VERSION
+
+logger = logging.getLogger(__name__)
+
+#: Bytes of a file up to which all of it is checked at the start; beyond, messages are checked as they are read.
+_CHECKED_BYTES = 64 * 1024 * 1024
+#: KiB of pages that each connection keeps in memory.
+_CACHE_KIB = 16_000
+#: What the name of a database's redo log ends with.
+_REDO = "-redo"
+#: Tables without which nothing works; they are small, and checked at every start.
+_SMALL_TABLES = ("counters", "redo", "topics", "subscriptions", "snapshots", "condemned")
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a database, whose commits are synced unless it is told otherwise; any thread may use the connection."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+        # Some builds of SQLite overwrite what is deleted, which writes a page for each message that goes.
+        connection.execute("PRAGMA secure_delete = OFF")
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_redo(path: Path, identity: int, done: int) -> RedoLog:
+    """Open a database's redo log; one that was another's, or does not go on where the tables end, is set aside."""
+    redo = path.with_name(path.name + _REDO)
+    owner, number = first_entry(redo) or (identity, 0)
+    if owner != identity or number > done + 1:
+        aside = redo.with_name(f"{redo.name}.foreign-{_stamp()}")
+        redo.rename(aside)
+        logger.error("%s is not that of this database, or of its past: it was set aside as %s", redo, aside)
+    return RedoLog(redo, identity)
+
+
+def check_integrity(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise what SQLite would for damage: found anywhere in a small file, else where it would stop the broker."""
+    known = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    parts = [f"({name})" for name in _SMALL_TABLES if name in known]
+    if path.stat().st_size <= _CHECKED_BYTES or not parts:
+        parts = ["(1)"]
+    for part in parts:
+        (first,) = connection.execute(f"PRAGMA quick_check{part}").fetchone()
+        if first != "ok":
+            raise sqlite3.DatabaseError(first)
+
+
+def create_tables(connection: sqlite3.Connection, path: Path) -> None:
+    """Create what a new file has; refuse one of another form with ``DataUnusableError``."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise DataUnusableError(f"{path} was written by a newer broker: upgrade, or use another directory.")
+    if 0 < version < SCHEMA_VERSION:
+        raise DataUnusableError(f"{path} was written by an older broker: use another directory.")
+    if version == 0:
+        connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+
+
+def set_aside(path: Path, reason: str) -> None:
+    """Rename a damaged file and its companions, so that nothing is lost that somebody could still rescue."""
+    aside = path.with_name(f"{path.name}.damaged-{_stamp()}")
+    for suffix in ("-wal", "-shm", _REDO, ""):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    logger.error("%s is damaged (%s): it was set aside as %s, the broker starts empty", path, reason, aside)
+
+
+def _stamp() -> str:
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
