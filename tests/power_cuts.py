@@ -25,9 +25,12 @@ class SyncedDatabase(Database):
 
     @contextmanager
     def transaction(self, *, synced: bool = True) -> Iterator[Tables]:
+        wal = self._folder / _NAMES[1]
+        before = wal.read_bytes()
         with super().transaction(synced=synced) as tables:
             yield tables
-        if synced:
+        # SQLite syncs nothing if there is nothing to write.
+        if synced and wal.read_bytes() != before:
             self._keep()
 
     def leave_after_a_power_cut(self, folder: Path) -> None:
@@ -37,6 +40,11 @@ class SyncedDatabase(Database):
             shutil.copy(each, folder)
         # The redo log is synced whenever it is written to.
         shutil.copy(self._folder / "broker.db-redo", folder)
+
+    def leave_after_a_kill(self, folder: Path) -> None:
+        """Put into an empty folder what there is, while nobody writes."""
+        for name in (*_NAMES, "broker.db-redo"):
+            shutil.copy(self._folder / name, folder)
 
     def _keep(self) -> None:
         """Replace the copy by a newer one, at once: the thread of the writer does it, too."""

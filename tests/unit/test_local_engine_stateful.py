@@ -136,9 +136,9 @@ class EngineMachine(RuleBasedStateMachine):
         self._stop()
         self.runner.run(self._start())
 
-    @rule(last=st.lists(st.tuples(st.booleans(), names), max_size=4), follows=st.booleans())
-    def power_cut(self, last: list[tuple[bool, str]], follows: bool) -> None:
-        """Cut the power right after some confirmed changes, which the tables have or have not."""
+    @rule(last=st.lists(st.tuples(st.booleans(), names), max_size=4), follows=st.booleans(), kill=st.booleans())
+    def power_cut(self, last: list[tuple[bool, str]], follows: bool, kill: bool) -> None:
+        """Cut the power, or kill the broker, right after some confirmed changes, which the tables have or have not."""
         if not follows:
             setattr(self.engine._ledger._commits._debt, "_follow_soon", lambda: None)  # noqa: B010 - a method
         for publishes, name in last:
@@ -147,7 +147,11 @@ class EngineMachine(RuleBasedStateMachine):
             elif self.held[name]:
                 self.acknowledge(name, 1)
         left = Path(tempfile.mkdtemp(prefix="engine-"))
-        self.database.leave_after_a_power_cut(left)
+        if kill:
+            with self.writer._writing:
+                self.database.leave_after_a_kill(left)
+        else:
+            self.database.leave_after_a_power_cut(left)
         self._stop()
         shutil.rmtree(self.path)
         self.path = left

@@ -163,3 +163,22 @@ class TestPatience:
         for _ in range(5 * BURST):
             now[0] += 1 / PER_SECOND
             patience.spend()
+
+
+def test_a_client_that_goes_while_we_leave_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel knows that before the event loop, and refuses to end what has ended."""
+
+    def refuse(transport: Transport) -> None:
+        raise OSError(107, "Transport endpoint is not connected")
+
+    async def main() -> None:
+        transport = Transport()
+        connection = Connection(Server())
+        connection.connection_made(transport)
+        connection.data_received(PREFACE + Frame(4).to_bytes())
+        connection.leave()
+        assert transport.closed
+        connection.connection_lost(None)
+
+    monkeypatch.setattr(Transport, "write_eof", refuse)
+    asyncio.run(main())

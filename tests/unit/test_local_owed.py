@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -78,6 +79,12 @@ class Bench:
 Scenario = Callable[[Bench], Coroutine[Any, Any, None]]
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no pause of a busy machine count as a slow disk."""
+    monkeypatch.setattr(wanted, "SLOW_SECONDS", 60)
+
+
 @pytest.fixture
 def play(tmp_path: Path) -> Callable[[Scenario], None]:
     async def main(scenario: Scenario) -> None:
@@ -105,6 +112,7 @@ def test_those_of_one_turn_are_confirmed_before_the_tables_have_them(play: Play)
         await bench.commits.followed()
         assert bench.on_disk() == {"a", "b", "c"}
         assert bench.confirmed == bench.made == bench.applied == ["a", "b", "c"]
+        assert bench.database._writer.execute("SELECT done FROM redo").fetchone() == (3,)
 
     seen: list[tuple[list[str], set[str]]] = []
     play(scenario)
@@ -158,9 +166,9 @@ def test_what_the_tables_refuse_stays_owed_and_nothing_passes_it(play: Play, mon
         bench.database._writer.execute("PRAGMA query_only = 1")
         assert await bench.operate("a") == "a"
         await bench.commits.followed()
-        for refused in (bench.operate("b"), bench.begin("c")):
+        for ask in (bench.operate, bench.begin, bench.operate):
             with pytest.raises(StorageError):
-                await refused
+                await ask("b")
         assert bench.applied == []
         bench.database._writer.execute("PRAGMA query_only = 0")
         await bench.until(lambda: bench.applied == ["a"])
@@ -193,9 +201,10 @@ def test_after_a_slow_sync_the_writers_thread_confirms(play: Play, monkeypatch: 
         real = bench.database.redo.append
 
         def slow(entries: Any) -> bool:
-            time.sleep(2 * wanted.SLOW_SECONDS)
+            time.sleep(0.02)
             return real(entries)
 
+        monkeypatch.setattr(wanted, "SLOW_SECONDS", 0.01)
         monkeypatch.setattr(bench.database.redo, "append", slow)
         await bench.operate("a")
         monkeypatch.undo()
@@ -234,7 +243,8 @@ def test_closing_makes_up_for_what_the_thread_cannot_do(tmp_path: Path, times: i
         assert isinstance(found[0], StorageError) is (times == 2)
         assert bench.made[-3:] == (["large", "a", "late"] if times == 1 else ["start", "large", "a"])
         assert bench.on_disk() >= {"large", "a", "last"}
-        assert bench.database._writer.execute("SELECT done FROM redo").fetchone() == (2,)
+        (done,) = bench.database._writer.execute("SELECT done FROM redo").fetchone()
+        assert done >= 3, "nothing of it is done once more at the next start"
         bench.database.close()
 
     asyncio.run(scenario())
@@ -248,3 +258,134 @@ def test_after_the_close_the_log_confirms_nothing(play: Play) -> None:
         assert bench.logged() == []
 
     play(scenario)
+
+
+def test_what_was_refused_is_made_before_what_was_confirmed_meanwhile(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        go_on, failures = threading.Event(), iter([True])
+
+        def fail() -> None:
+            go_on.wait(30)
+            if next(failures, False):
+                raise StorageError("full")
+
+        await bench.operate("large", _LARGE, fail)
+        await asyncio.sleep(0.05)
+        await bench.operate("a")
+        go_on.set()
+        await bench.until(lambda: bench.commits._debt.refused)
+        await bench.begin("b")
+        assert bench.made == ["large", "a", "b"]
+        assert bench.applied == ["large", "a"]
+
+    play(scenario)
+
+
+def test_what_follows_comes_in_the_order_in_which_it_was_asked_for(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        seen: list[str] = []
+        change = lambda tables: None  # noqa: E731
+        first = bench.commits.begin(change, lambda error: seen.append("first"), lambda: seen.append("first applied"))
+        second = bench.commits.begin(change, lambda error: seen.append("second"), lambda: seen.append("second applied"))
+        await asyncio.gather(first, second)
+        assert seen == ["first applied", "first", "second applied", "second"]
+
+    play(scenario)
+
+
+def test_a_change_that_changes_nothing_is_synced_with_all_before_it(play: Play) -> None:
+    """SQLite syncs only what has written something, and the log would begin anew."""
+
+    async def scenario(bench: Bench) -> None:
+        await bench.operate("a")
+        await bench.commits.followed()
+        wal = bench.database.redo._path.with_name("broker.db-wal")
+        before = wal.read_bytes()
+        await bench.commits.begin(lambda tables: None, lambda error: None)
+        assert wal.read_bytes() != before
+
+    play(scenario)
+
+
+def test_only_what_has_to_be_is_synced(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        found: list[int] = []
+
+        def look(tables: Tables) -> None:
+            found.extend(tables._connection.execute("PRAGMA synchronous").fetchone())
+
+        bench.commits.later(look)
+        await bench.until(lambda: found == [1])
+        await bench.commits.begin(look, lambda error: None)
+        assert found == [1, 2]
+
+    play(scenario)
+
+
+def test_who_waits_for_the_tables_waits_for_nothing_that_comes_later(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.operate("a", _LARGE)
+        waiting = asyncio.ensure_future(bench.commits.followed())
+        await bench.until(lambda: bench.applied == ["a"])
+        go_on = threading.Event()
+        await bench.operate("b", _LARGE, lambda: go_on.wait(30))
+        await waiting
+        assert bench.applied == ["a"]
+        go_on.set()
+
+    play(scenario)
+
+
+def test_what_is_much_is_left_to_the_writers_thread(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        threads: list[int] = []
+        note = lambda: threads.append(threading.get_ident())  # noqa: E731
+        await asyncio.gather(bench.operate("large", _LARGE, note), bench.begin("change", note))
+        assert threading.get_ident() not in threads
+        await bench.begin("small", note)
+        assert threads[-1] == threading.get_ident()
+
+    play(scenario)
+
+
+def test_after_a_close_that_failed_everything_fails_and_nothing_waits(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.database._writer.execute("PRAGMA query_only = 1")
+        waiting = bench.begin("a")
+        bench.commits.close()
+        late = bench.begin("b")
+        for each in (waiting, late):
+            with pytest.raises(StorageError):
+                await each
+        bench.database._writer.execute("PRAGMA query_only = 0")
+        assert await bench.begin("c") == "c"
+        assert bench.on_disk() == {"c"}
+
+    play(scenario)
+
+
+def test_after_a_sync_that_may_have_failed_everything_is_made_certain_first(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(bench: Bench) -> None:
+        def fail(tables: Tables) -> None:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+            raise error
+
+        await bench.operate("a")
+        await bench.commits.followed()
+        wal = bench.database.redo._path.with_name("broker.db-wal")
+        grown = wal.stat().st_size
+        with pytest.raises(StorageError):
+            await bench.commits.begin(fail, _raise)
+        await bench.begin("b")
+        assert wal.stat().st_size < grown
+        assert bench.on_disk() == {"a", "b"}
+
+    play(scenario)
+
+
+def _raise(error: BaseException | None) -> None:
+    if error is not None:
+        raise error

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_bench import payload
 from local_tables import refuse_to_write
 
+from transports.local import wire
 from transports.local.dispatch.delivery import Consumer
 from transports.local.engine import Engine
 from transports.local.errors import UnavailableError
 from transports.local.model import Draft, Subscription, Topic
 from transports.local.storage.database import Database
 from transports.local.storage.writer import Writer
+from transports.local.subscriber import SubscriberService
 
 TOPIC = Topic("projects/p/topics/topic")
 SUBSCRIPTION = Subscription("projects/p/subscriptions/one", TOPIC.name, 600, 600, None)
@@ -105,5 +108,36 @@ def test_a_publish_whose_request_has_gone_is_delivered_all_the_same(tmp_path: Pa
             engine.acknowledge(SUBSCRIPTION.name, [delivery.ack_id]).cancel()
         async with running(tmp_path) as (engine, _):
             assert len(engine.catalog.subscription(SUBSCRIPTION.name).dispatcher.backlog) == 0
+
+    play(scenario)
+
+
+def test_what_is_published_together_with_a_dead_letter_is_delivered(tmp_path: Path) -> None:
+    """What is in company is stored in another way than the rest, and comes to memory in the same order."""
+
+    async def scenario() -> None:
+        async with running(tmp_path) as (engine, database):
+            await setup(engine)
+            letter = engine._publishing.publish(TOPIC.name, [Draft(b"letter")], lambda tables: None)
+            ordinary = engine.publish(TOPIC.name, [Draft(b"ordinary")])
+            ids = [*await letter, *await ordinary]
+            attached = engine.catalog.subscription(SUBSCRIPTION.name)
+            found = await engine.deliveries(attached, Consumer(ack_deadline_seconds=600))
+            assert [each.message.id for each in found] == ids
+            assert len(attached.dispatcher.backlog) == database.tally(attached.number).total == 2
+
+    play(scenario)
+
+
+def test_a_pull_that_does_not_wait_gets_what_was_confirmed_just_now(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as (engine, _):
+            await setup(engine)
+            await engine.publish(TOPIC.name, [Draft(payload(bytes(10**6)))])
+            request = wire.request_type("PullRequest")(
+                subscription=SUBSCRIPTION.name, max_messages=1, return_immediately=True
+            )
+            response = await SubscriberService(engine).pull(request, 0)
+            assert len(response.received_messages) == 1
 
     play(scenario)

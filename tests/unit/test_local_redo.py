@@ -46,28 +46,56 @@ class TestLog:
     def test_what_was_appended_is_read_in_order(self, opened: Callable[..., RedoLog]) -> None:
         log = opened()
         assert list(log.read(0)) == []
+        log.begin_anew(0)
         assert log.append([[b"one"], [b"t", b"", b"wo"]])
         assert log.append([[b"three"]])
         assert log.last == 3
         again = opened()
         assert list(again.read(0)) == [b"one", b"two", b"three"]
-        assert (again.last, again.holds_entries) == (3, True)
-        assert again.append([[b"four"]])
-        assert list(opened().read(2)) == [b"three", b"four"]
+        assert again.last == 3
+        assert not again.append([[b"four"]]), "before it has begun anew it would write over what was read"
+        assert list(opened().read(2)) == [b"three"]
 
     def test_what_is_written_over_an_older_one_ends_where_it_ends(self, opened: Callable[..., RedoLog]) -> None:
         log = opened()
         assert log.append([[b"same"], [b"same"], [b"same"]])
-        log.begin_anew()
-        assert not log.holds_entries
+        log.begin_anew(4)
         assert log.append([[b"new!"]])
         again = opened()
-        assert list(again.read(3)) == [b"new!"]
-        assert again.last == 4
+        assert list(again.read(4)) == [b"new!"]
+        assert again.last == 5
+
+    def test_an_older_one_is_no_successor_though_its_number_is_right(self, opened: Callable[..., RedoLog]) -> None:
+        """As after a crash that left the second of two entries, and not the first, whose number is taken once more."""
+        log = opened()
+        assert log.append([[b"lost"], [b"left"]])
+        again = opened()
+        assert again.append([[b"anew"]])
+        assert list(opened().read(0)) == [b"anew"]
+
+    def test_numbers_that_do_not_follow_each_other_end_it(self, opened: Callable[..., RedoLog]) -> None:
+        log = opened()
+        assert log.append([[b"one"]])
+        log.last += 1
+        assert log.append([[b"three"]])
+        assert list(opened().read(0)) == [b"one"]
+
+    def test_it_is_for_nobody_else_and_synced(
+        self, opened: Callable[..., RedoLog], path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        log, done = opened(), []
+        real = redo._write
+        monkeypatch.setattr(redo, "_write", lambda *given: (done.append("write"), real(*given)))
+        monkeypatch.setattr(redo, "_sync", lambda file: done.append("sync"))
+        monkeypatch.setattr(os, "fsync", lambda file: done.append("sync all"))
+        assert log.append([[b"one"]])
+        assert done == ["write", "sync all", "write", "sync"]
+        assert path.stat().st_mode & 0o777 == 0o600
 
     def test_numbers_go_on_behind_what_the_tables_have(self, opened: Callable[..., RedoLog]) -> None:
         log = opened()
         assert list(log.read(17)) == []
+        log.begin_anew(17)
         assert log.append([[b"next"]])
         assert log.last == 18
         assert list(opened().read(18)) == []
@@ -84,10 +112,10 @@ class TestLog:
             count = sum(sum(sizes[:number]) <= cut for number in (1, 2, 3))
             assert len(list(opened().read(0))) == count
 
-    @given(place=st.integers(0, 115), bit=st.integers(0, 7))
+    @given(place=st.integers(0, 131), bit=st.integers(0, 7))
     def test_a_wrong_bit_ends_it(self, place: int, bit: int) -> None:
-        entries = redo._head(IDENTITY, 1, 10, [b"0123456789"]) + b"0123456789"
-        entries += redo._head(IDENTITY, 2, 58, [b"x" * 58]) + b"x" * 58
+        entries = redo._head(IDENTITY, 7, 1, [b"0123456789"]) + b"0123456789"
+        entries += redo._head(IDENTITY, 7, 2, [b"x" * 58]) + b"x" * 58
         damaged = bytearray(entries)
         damaged[place] ^= 1 << bit
         before = 0 if place < redo._HEAD.size + 10 else 1
@@ -98,9 +126,8 @@ class TestLog:
         part = bytes(redo.MAX_BYTES // 4)
         assert [log.append([[part]]) for _ in range(5)] == [True, True, True, False, False]
         assert path.stat().st_size <= redo.MAX_BYTES
-        assert log.holds_entries
         assert len(list(opened().read(0))) == 3
-        log.begin_anew()
+        log.begin_anew(log.last)
         assert log.append([[b"small"]])
         assert not log.append([[bytes(redo.MAX_BYTES)]])
 
@@ -128,15 +155,31 @@ class TestLog:
         writable = os.dup(log._file)
         os.dup2(read_only, log._file)
         assert not log.append([[b"two"]])
+        assert "may be carried out at the next start" in caplog.text
         os.dup2(writable, log._file)
         os.close(read_only)
         os.close(writable)
         assert "Bad file descriptor" in caplog.text
         assert not log.append([[b"three"]])
-        assert log.holds_entries
-        log.begin_anew()
+        log.begin_anew(log.last + 1)
         assert log.append([[b"four"]])
         assert list(opened().read(log.last - 1)) == [b"four"]
+
+    def test_what_could_not_be_synced_is_taken_back(
+        self, opened: Callable[..., RedoLog], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        log, real = opened(), redo._sync
+        assert log.append([[b"one"]])
+        failures = iter([OSError(5, "Input/output error")])
+
+        def sync(file: int) -> None:
+            if (error := next(failures, None)) is not None:
+                raise error
+            real(file)
+
+        monkeypatch.setattr(redo, "_sync", sync)
+        assert not log.append([[b"two"], [b"three"]])
+        assert list(opened().read(0)) == [b"one"]
 
     def test_that_of_another_database_says_nothing(self, opened: Callable[..., RedoLog], path: Path) -> None:
         assert first_entry(path) is None
@@ -201,7 +244,7 @@ class TestStart:
             again = Database(tmp_path / "broker.db")
             assert (stored(again), waiting(again, 7)) == ([2, 3, 4], [2, 4])
             assert again.contents().counters["clock_us"] == 5
-            assert not again.redo.holds_entries
+            assert again.redo.last == 3
             again.close()
 
     def test_a_file_that_belongs_to_another_database_is_set_aside(
@@ -224,7 +267,7 @@ class TestStart:
     ) -> None:
         """As when an old copy of the database was put back beside a newer log."""
         assert database.redo.append([self.publish(1).parts()])
-        database.redo.begin_anew()
+        database.redo.begin_anew(2)
         assert database.redo.append([self.publish(2).parts()])
         again = Database(tmp_path / "broker.db")
         assert stored(again) == []

@@ -78,9 +78,15 @@ class Adapter:
 
     def statistics(self, engine: Engine) -> Unary:
         """Wrap our own service's ``List``."""
-        return self._taskless(
-            service.LIST, partial(parse, service.STRUCT), partial(service.answer, engine, self._counters)
-        )
+
+        async def answered(caller: Caller, request: Message) -> Message:
+            await engine.followed()  # what was published is counted
+            return service.answer(engine, self._counters, caller, request)
+
+        def work(caller: Caller, request: Message) -> Promise:
+            return Promise(self._carried(answered(caller, request)), lambda response: response)
+
+        return self._taskless(service.LIST, partial(parse, service.STRUCT), work)
 
     def pull(self, subscriber: SubscriberService) -> Unary:
         """Wrap ``Pull``, which ends with its client: what that did not get goes back.

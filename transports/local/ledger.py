@@ -60,14 +60,18 @@ class Ledger:
         await self.begin(change, lambda: None)
 
     def begin(
-        self, change: Change, then: Callable[[], T], otherwise: Callable[[BaseException], None] = lambda error: None
+        self,
+        change: Change,
+        then: Callable[[], T],
+        applied: Callable[[], None] = lambda: None,
+        otherwise: Callable[[BaseException], None] = lambda error: None,
     ) -> asyncio.Future[T]:
         """Begin a change that is carried to its end, even if nobody awaits the future, which is what ``then`` returns.
 
         ``then`` is called on the event loop when the change is on disk, ``otherwise`` if it failed, with what the
         future raises then, too: ``UnavailableError`` if it was the disk that refused.
         """
-        return self._commits.begin(change, _either(then, otherwise))
+        return self._commits.begin(change, _either(then, otherwise), applied)
 
     def operate(
         self,

@@ -88,11 +88,7 @@ class Publishing:
             operation.apply(tables)
             also(tables)
 
-        def both() -> list[int]:
-            stored()
-            return confirmed()
-
-        return self._ledger.begin(change, both)
+        return self._ledger.begin(change, confirmed, stored)
 
 
 def _wanted(attached: Attached, ids: Sequence[int], drafts: Sequence[Draft]) -> set[int] | None:

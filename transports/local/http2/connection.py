@@ -246,11 +246,15 @@ class Connection(asyncio.Protocol):
         """End our side. Closed at once, what the client has sent meanwhile would cost it what it has not read."""
         self._outbound.close()
         self._watch.cancel()
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-            self._watch = self._loop.call_later(_LINGER_SECONDS, end)
-        else:
+        if not self._transport.can_write_eof():
             self._transport.close()
+            return
+        try:
+            self._transport.write_eof()
+        except OSError:
+            self.abort()  # the client was quicker
+        else:
+            self._watch = self._loop.call_later(_LINGER_SECONDS, end)
 
     def _abort_when_sent(self) -> None:
         """Abort once the transport is rid of the last answers; the server's stop does not wait for ever."""

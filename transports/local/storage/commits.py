@@ -47,9 +47,12 @@ class Commits:
         self._nobody: asyncio.Future[Any] = self._loop.create_future()
         self._nobody.set_result(None)
 
-    def begin(self, change: Change, then: Then[R]) -> asyncio.Future[R]:
-        """Begin a change; ``then`` is called when it has ended, whether or not anybody awaits the future."""
-        return self._begin(Wanted(change, then, self._loop.create_future()))
+    def begin(self, change: Change, then: Then[R], applied: Callable[[], None] = lambda: None) -> asyncio.Future[R]:
+        """Begin a change; ``then`` is called when it has ended, whether or not anybody awaits the future.
+
+        ``applied`` is called before that if it has ended well.
+        """
+        return self._begin(Wanted(change, then, self._loop.create_future(), applied=applied))
 
     def operate(self, operation: Operation, then: Then[R], applied: Callable[[], None]) -> asyncio.Future[R]:
         """Begin an operation; ``then`` as above, ``applied`` is called once the tables have it: before or later."""

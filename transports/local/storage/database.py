@@ -56,6 +56,8 @@ class Database:
     redo: RedoLog
     #: Whether the connection that writes syncs what it commits.
     _synced = True
+    #: A sync may have failed, and with it that of earlier transactions, which the next one would not repeat.
+    _doubtful = False
 
     def __init__(self, path: Path) -> None:
         """Open or create the file; set a damaged one aside and start anew."""
@@ -75,9 +77,12 @@ class Database:
     def transaction(self, *, synced: bool = True) -> Iterator[Tables]:
         """Commit all changes made inside, or none; raise ``StorageError`` if the disk refuses.
 
-        One that is not ``synced`` outlives the process, and a crash of the machine once a later one is synced.
+        One that is not ``synced`` outlives the process, and a crash of the machine once a later one is synced that
+        changes something.
         """
         try:
+            if self._doubtful:
+                self._make_certain()
             if synced != self._synced:
                 self._writer.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
                 self._synced = synced
@@ -90,7 +95,15 @@ class Database:
                     self._writer.execute("ROLLBACK")
                 raise
         except sqlite3.Error as exc:
+            self._doubtful = self._doubtful or getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
             raise StorageError(f"The broker cannot store: {exc}.") from exc
+
+    def _make_certain(self) -> None:
+        """Have all that was committed in the file itself, and synced there, so that nothing of it is needed again."""
+        busy, _, _ = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise sqlite3.OperationalError("the file is being read")
+        self._doubtful = False
 
     def contents(self) -> Contents:
         """Read everything but the messages."""
@@ -188,7 +201,7 @@ class Database:
                     operations.read(each).apply(tables)
                 tables.save_redone(self.redo.last)
             logger.info("%d confirmed changes were taken from the redo log", len(entries))
-        self.redo.begin_anew()
+        self.redo.begin_anew(self.redo.last)
 
 
 @contextmanager

@@ -40,6 +40,10 @@ class Debt:
         self.syncing = False
         #: What the thread was asked for last, with what of it was confirmed before.
         self._under_way: tuple[Future[None], Sequence[Change]] | None = None
+        #: Confirmed changes that a last transaction could not make.
+        self._left: Sequence[Change] = ()
+        #: How many changes were owed ever, and how many of them the tables have.
+        self._total = self._done = 0
         self._again: asyncio.TimerHandle | None = None
         #: Who waits for the end of the next transaction.
         self._next_end: asyncio.Future[None] | None = None
@@ -53,26 +57,28 @@ class Debt:
     def owe(self, group: Sequence[Wanted]) -> None:
         """Have the tables follow what was confirmed."""
         self._owed += group
+        self._total += len(group)
         self._follow_soon()
 
     def sync(self, group: Sequence[Wanted]) -> None:
         """Commit a group, with what is owed before it, while the writer's thread is not at work."""
         owed, self._owed = self._owed, []
-        if self._pace.is_quick:
-            began, error, here = time.monotonic(), None, True
+        if self._pace.is_quick and size_of((*owed, *group)) <= SMALL_BYTES and not self._left:
+            began, error, here, number = time.monotonic(), None, True, self._log.last + 1
             changes = [each.change for each in (*owed, *group)]
             try:
-                here = self._writer.commit_here([*changes, self._all_done()])
+                here = self._writer.commit_here([*changes, _noted(number)])
             except Exception as exc:  # noqa: BLE001 - logged by the writer; each is told
                 error = exc
             if here:
-                self._synced(owed, group, error, began)
+                self._synced(owed, group, error, began, number)
                 return
-        self._have_synced(owed, group)
+        self._have_synced(owed, group, *self._left)
 
     async def followed(self) -> None:
-        """Wait until the tables have what was confirmed, unless they refuse it."""
-        while (self._owed or self.at_work) and not self.refused and not self._closed:
+        """Wait until the tables have what was confirmed before, unless they refuse it."""
+        total = self._total
+        while self._done < total and not self.refused and not self._closed:
             self._next_end = self._next_end or self._loop.create_future()
             await asyncio.shield(self._next_end)
 
@@ -83,7 +89,7 @@ class Debt:
             self._again.cancel()
         owed, self._owed = self._owed, []
         if owed or group:
-            self._have_synced(owed, group, self._made_up_for())
+            self._have_synced(owed, group, *self._left, self._made_up_for())
         self._tell_of_the_end()
 
     def _follow_soon(self) -> None:
@@ -94,7 +100,7 @@ class Debt:
         if self.at_work or self.refused or self._closed or not self._owed:
             return
         group, self._owed = self._owed, []
-        changes = [*(each.change for each in group), self._all_done()]
+        changes = [*(each.change for each in group), _noted(self._log.last)]
         if size_of(group) <= SMALL_BYTES:
             error, here = None, True
             try:
@@ -104,13 +110,13 @@ class Debt:
             if here:
                 self._followed(group, error)
                 return
-        future = self._writer.submit(*changes, synced=False)
-        self._under_way = future, changes
-        self._when_done(future, lambda error: self._followed(group, error))
+        self._ask(changes, (), lambda error: self._followed(group, error), synced=False)
 
     def _followed(self, group: Sequence[Wanted], error: BaseException | None) -> None:
         if error is None:
-            self._apply(group)
+            self._done += len(group)
+            for each in group:
+                each.apply()
         else:
             self._stay_owed(group)
         if self._owed and not self.refused:
@@ -120,35 +126,55 @@ class Debt:
 
     def _have_synced(self, owed: Sequence[Wanted], group: Sequence[Wanted], *before: Change) -> None:
         """Ask the writer's thread for a synced transaction."""
-        began, confirmed = time.monotonic(), [*before, *(each.change for each in owed)]
-        future = self._writer.submit(*confirmed, *(each.change for each in group), self._all_done())
-        self._under_way, self.syncing = (future, confirmed), True
-        self._when_done(future, lambda error: self._synced(owed, group, error, began))
+        began, number = time.monotonic(), self._log.last + 1
+        confirmed = [*before, *(each.change for each in owed)]
+        others = [*(each.change for each in group), _noted(number)]
+        self.syncing = True
+        self._ask(confirmed, others, lambda error: self._synced(owed, group, error, began, number))
 
     def _synced(
-        self, owed: Sequence[Wanted], group: Sequence[Wanted], error: BaseException | None, began: float
+        self,
+        owed: Sequence[Wanted],
+        group: Sequence[Wanted],
+        error: BaseException | None,
+        began: float,
+        number: int,
     ) -> None:
         self._pace.measure(began, (*owed, *group))
         self.syncing = False
         if error is None:
             self.refused = False
-            self._log.begin_anew()
-            self._apply((*owed, *group))
+            self._log.begin_anew(number)
+            self._done += len(owed)
+            for each in owed:
+                each.apply()
         elif owed:
             self._stay_owed(owed)
         for each in group:
+            if error is None:
+                each.apply()
             each.end(error)
         self._tell_of_the_end()
         self._on_end()
 
-    def _when_done(self, future: Future[None], then: Callable[[BaseException | None], None]) -> None:
-        """Call on the event loop, with what went wrong, when the writer's thread has done what it was asked for."""
+    def _ask(
+        self,
+        confirmed: Sequence[Change],
+        others: Sequence[Change],
+        then: Callable[[BaseException | None], None],
+        *,
+        synced: bool = True,
+    ) -> None:
+        """Ask the writer's thread for changes; ``then`` is called on the event loop, with what went wrong."""
+        future = self._writer.submit(*confirmed, *others, synced=synced)
+        self._under_way = future, confirmed
 
         def ended() -> None:
             error = future.exception()
-            to_be_made_up_for = self._closed and error is not None
-            if self._under_way is not None and self._under_way[0] is future and not to_be_made_up_for:
+            if self._under_way is not None and self._under_way[0] is future:
                 self._under_way = None
+                if self._closed:
+                    self._left = confirmed if error is not None else ()
             then(error)
 
         future.add_done_callback(lambda _: self._loop.call_soon_threadsafe(ended))
@@ -181,16 +207,12 @@ class Debt:
         if self._owed and not self.at_work:
             self.sync(())
 
-    def _all_done(self) -> Change:
-        """Return what has the tables know that they have all entries of the log."""
-        number, needed = self._log.last, self._log.holds_entries
-        return lambda tables: tables.save_redone(number) if needed else None
-
-    def _apply(self, group: Sequence[Wanted]) -> None:
-        for each in group:
-            each.apply()
-
     def _tell_of_the_end(self) -> None:
         waiting, self._next_end = self._next_end, None
         if waiting is not None:
             waiting.set_result(None)
+
+
+def _noted(number: int) -> Change:
+    """Return what has the tables know that they have what was confirmed up to a number."""
+    return lambda tables: tables.save_redone(number)

@@ -2,14 +2,15 @@
 
 To append to a file and sync it costs a fraction of a transaction. So a publish or an acknowledgement is confirmed once
 its entry is synced, and the tables follow in transactions that are not; what a crash cost them is redone at the start.
-The tables remember the number of the last entry they have. Once a transaction that is synced has what all entries
-say, the next one is written over the first.
+The tables remember the number of the last entry they have. A transaction that is synced takes a number, too; it has
+what all entries say, and the next one is written over the first.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,8 +25,10 @@ logger = logging.getLogger(__name__)
 MAX_BYTES = 16 << 20
 #: Bytes by which the file grows: to sync what lies inside it costs less than to sync its new size, too.
 _STEP_BYTES = 1 << 20
-#: Whose entry (the database's identity), its number, the bytes that follow, and the checksum of all this.
-_HEAD = Struct("<QQII")
+#: Whose entry (the database's identity), salt, number, the bytes that follow, and the checksum of all this. Entries
+#: that were written one after the other have one salt, and those that they were written over another.
+_HEAD = Struct("<QQQII")
+_SALT_BITS = 64
 
 #: Syncs a file's content; macOS knows no way to leave out what else there is of it.
 _sync = getattr(os, "fdatasync", os.fsync)
@@ -45,36 +48,28 @@ class RedoLog:
         """
         self._path = path
         self._identity = identity
+        self._salt = secrets.randbits(_SALT_BITS)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._size = os.fstat(self._file).st_size
         if not self._size:
             sync_folder(path.parent)
-        #: Number of the latest entry; that of an entry is never used again.
+        #: The latest number that was taken; none is used for two entries.
         self.last = 0
         self._end = 0
         self._usable = True
         self._refusals = LogThrottle(logger, logging.ERROR)
 
-    @property
-    def holds_entries(self) -> bool:
-        """Whether there is an entry, whole or not, that a start would find."""
-        return self._end > 0 or not self._usable
-
     def read(self, after: int) -> Iterator[bytes]:
-        """Give, in order, what the entries say whose numbers are higher; appending goes on behind all of them."""
-        self.last = after
+        """Give, in order, what the entries say whose numbers are higher; nothing is appended before ``begin_anew``."""
+        self.last, self._usable = after, False
         content = os.pread(self._file, self._size, 0)
         for number, body in _entries(content, self._identity):
-            self._end += _HEAD.size + len(body)
             if number > after:
                 self.last = number
                 yield body
 
     def append(self, entries: Sequence[Parts]) -> bool:
-        """Append entries and sync them; False if they are not, or perhaps not, on disk.
-
-        Then nothing can be appended before ``begin_anew``.
-        """
+        """Append entries and sync them; False if they are not, and no others can be before ``begin_anew``."""
         if not self._usable:
             return False
         number, size = self.last, 0
@@ -82,7 +77,7 @@ class RedoLog:
         for parts in entries:
             number += 1
             length = sum(map(len, parts))
-            buffers += (_head(self._identity, number, length, parts), *parts)
+            buffers += (_head(self._identity, self._salt, number, parts), *parts)
             size += _HEAD.size + length
         self.last = number
         try:
@@ -93,15 +88,26 @@ class RedoLog:
         except OSError as exc:
             self._usable = False
             self._refusals.log(str(exc), f"cannot write to {self._path}: {exc.strerror}")
+            self._take_back()
         self._end += size
         return self._usable
 
-    def begin_anew(self) -> None:
-        """Write over the entries: a synced transaction has what they say, and the number of the last."""
-        self._end, self._usable = 0, True
+    def begin_anew(self, number: int) -> None:
+        """Write over the entries: a synced transaction, which has taken a higher number, has what they say."""
+        self.last, self._end, self._usable = number, 0, True
+        self._salt = secrets.randbits(_SALT_BITS)
 
     def close(self) -> None:
         os.close(self._file)
+
+    def _take_back(self) -> None:
+        """See to it that what could not be synced is not found: it is refused, if the tables refuse it, too."""
+        try:
+            _write(self._file, [bytes(_HEAD.size)], self._end, _HEAD.size)
+            _sync(self._file)
+        except OSError as exc:
+            text = f"what was refused may be carried out at the next start: cannot write to {self._path}"
+            self._refusals.log(text, f"{text}: {exc.strerror}")
 
     def _make_room(self, end: int) -> bool:
         if end > MAX_BYTES:
@@ -129,26 +135,26 @@ def first_entry(path: Path) -> tuple[int, int] | None:
     return next(((identity, number) for number, _ in _entries(content, identity)), None)
 
 
-def _head(identity: int, number: int, length: int, parts: Parts) -> bytes:
-    checksum = zlib.crc32(_HEAD.pack(identity, number, length, 0))
+def _head(identity: int, salt: int, number: int, parts: Parts) -> bytes:
+    length = sum(map(len, parts))
+    checksum = zlib.crc32(_HEAD.pack(identity, salt, number, length, 0))
     for each in parts:
         checksum = zlib.crc32(each, checksum)
-    return _HEAD.pack(identity, number, length, checksum)
+    return _HEAD.pack(identity, salt, number, length, checksum)
 
 
 def _entries(content: bytes, identity: int) -> Iterator[tuple[int, bytes]]:
     """Give the numbers and bodies of entries that follow each other, up to the first that is none, or an older one."""
-    offset, expected = 0, 0
+    offset, known, expected = 0, None, 0
     while offset + _HEAD.size <= len(content):
         start = offset + _HEAD.size
-        owner, number, length, _ = _HEAD.unpack_from(content, offset)
+        owner, salt, number, length, _ = _HEAD.unpack_from(content, offset)
         body = content[start : start + length]
-        if owner != identity or number != (expected or number) or not number or len(body) < length:
-            return
-        if _head(owner, number, length, [body]) != content[offset:start]:
+        goes_on = known is None or (salt, number) == (known, expected)
+        if owner != identity or not goes_on or _head(owner, salt, number, [body]) != content[offset:start]:
             return
         yield number, body
-        offset, expected = start + length, number + 1
+        offset, known, expected = start + length, salt, number + 1
 
 
 def _write(file: int, buffers: Sequence[bytes], offset: int, size: int) -> None:
