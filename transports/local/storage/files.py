@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 #: Bytes of a file up to which all of it is checked at the start; beyond, messages are checked as they are read.
 _CHECKED_BYTES = 64 * 1024 * 1024
+#: Bytes of a page of a new file: twice SQLite's own, as a bundle is some of them, each with calls of the kernel.
+_PAGE_BYTES = 8192
 #: KiB of pages that each connection keeps in memory.
 _CACHE_KIB = 16_000
 #: What the name of a database's redo log ends with.
@@ -27,6 +29,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """Open a database, whose commits are synced unless it is told otherwise; any thread may use the connection."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
+        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA journal_size_limit = 67108864")
