@@ -155,7 +155,7 @@ class TestLog:
         writable = os.dup(log._file)
         os.dup2(read_only, log._file)
         assert not log.append([[b"two"]])
-        assert "may be carried out at the next start" in caplog.text
+        assert "is refused may be carried out at the next start" in caplog.text
         os.dup2(writable, log._file)
         os.close(read_only)
         os.close(writable)
@@ -164,6 +164,21 @@ class TestLog:
         log.begin_anew(log.last + 1)
         assert log.append([[b"four"]])
         assert list(opened().read(log.last - 1)) == [b"four"]
+
+    def test_a_file_that_cannot_grow_says_so_and_nothing_else(
+        self, opened: Callable[..., RedoLog], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def full(file: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        log = opened()
+        monkeypatch.setattr(os, "fsync", full)
+        assert not log.append([[b"one"]])
+        (record,) = caplog.records
+        assert record.getMessage().endswith("cannot grow: No space left on device")
+        monkeypatch.undo()
+        log.begin_anew(log.last + 1)
+        assert log.append([[b"two"]])
 
     def test_what_could_not_be_synced_is_taken_back(
         self, opened: Callable[..., RedoLog], monkeypatch: pytest.MonkeyPatch

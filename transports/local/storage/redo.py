@@ -80,15 +80,7 @@ class RedoLog:
             buffers += (_head(self._identity, self._salt, number, parts), *parts)
             size += _HEAD.size + length
         self.last = number
-        try:
-            self._usable = self._make_room(self._end + size)
-            if self._usable:
-                _write(self._file, buffers, self._end, size)
-                _sync(self._file)
-        except OSError as exc:
-            self._usable = False
-            self._refusals.log(str(exc), f"cannot write to {self._path}: {exc.strerror}")
-            self._take_back()
+        self._usable = self._make_room(self._end + size) and self._write(buffers, size)
         self._end += size
         return self._usable
 
@@ -100,23 +92,36 @@ class RedoLog:
     def close(self) -> None:
         os.close(self._file)
 
-    def _take_back(self) -> None:
-        """See to it that what could not be synced is not found: it is refused, if the tables refuse it, too."""
-        try:
-            _write(self._file, [bytes(_HEAD.size)], self._end, _HEAD.size)
-            _sync(self._file)
-        except OSError as exc:
-            text = f"what was refused may be carried out at the next start: cannot write to {self._path}"
-            self._refusals.log(text, f"{text}: {exc.strerror}")
-
     def _make_room(self, end: int) -> bool:
         if end > MAX_BYTES:
             return False
-        while self._size < end:
-            _write(self._file, [bytes(_STEP_BYTES)], self._size, _STEP_BYTES)
-            os.fsync(self._file)
-            self._size += _STEP_BYTES
+        try:
+            while self._size < end:
+                _write(self._file, [bytes(_STEP_BYTES)], self._size, _STEP_BYTES)
+                os.fsync(self._file)
+                self._size += _STEP_BYTES
+        except OSError as exc:
+            self._tell(f"{self._path} cannot grow", exc)
+            return False
         return True
+
+    def _write(self, buffers: Sequence[bytes], size: int) -> bool:
+        """Write and sync entries; what cannot be synced is not to be found: it is refused, if the tables refuse it."""
+        try:
+            _write(self._file, buffers, self._end, size)
+            _sync(self._file)
+        except OSError as exc:
+            self._tell(f"cannot write to {self._path}", exc)
+            try:
+                _write(self._file, [bytes(_HEAD.size)], self._end, _HEAD.size)
+                _sync(self._file)
+            except OSError as again:
+                self._tell(f"what is refused may be carried out at the next start: cannot write to {self._path}", again)
+            return False
+        return True
+
+    def _tell(self, what: str, error: OSError) -> None:
+        self._refusals.log(what, f"{what}: {error.strerror}")
 
 
 def first_entry(path: Path) -> tuple[int, int] | None:
