@@ -133,7 +133,8 @@ class TestAckIdsFromBefore:
             subscription = server.setup(ack_deadline_seconds=10)
             server.publish("leased")
             server.pull(subscription)
-            server.publish("ready")  # which is confirmed when the delivery before it is on disk, too
+            server.publish("ready")
+            server.setup("other")  # which is confirmed when the delivery before it is on disk, too
             process.kill()
         with connected(data, "old") as (server, _):
             assert server.ready(subscription) == ["ready"]
