@@ -46,6 +46,14 @@ class TestStatistics:
         assert 0 <= full.oldest_age_seconds < 60
         assert (empty.waiting, empty.leased, empty.consumers) == (0, 3, 1)
 
+    def test_they_count_what_was_confirmed_just_now(self, local_pubsub: PubSub) -> None:
+        local_pubsub.setup("one")
+        project = local_pubsub.project.removeprefix("projects/")
+        for count in range(1, 11):
+            local_pubsub.publish("x" * 1_000_000)
+            (one,) = statistics(local_pubsub.address, project)
+            assert one.waiting == count
+
     def test_without_a_project_they_are_of_all(self, local_pubsub: PubSub) -> None:
         path = local_pubsub.setup()
         assert path in [each.name for each in statistics(local_pubsub.address)]
