@@ -10,22 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commits_bench import CommitsBench
 
 from transports.local.storage import wanted
-from transports.local.storage.commits import Commits
-from transports.local.storage.database import Database, StorageError
+from transports.local.storage.database import StorageError
 from transports.local.storage.tables import Tables
-from transports.local.storage.writer import Writer
 
 
-class Bench:
-    """A database, its writer, and what was committed by whom."""
+class Bench(CommitsBench):
+    """What was committed by whom."""
 
     def __init__(self, path: Path) -> None:
-        self.database = Database(path / "broker.db")
-        self.writer = Writer(self.database)
-        self.writer.start()
-        self.commits = Commits(self.writer, self.database.redo)
+        super().__init__(path)
         #: For each change: its name, the thread, the transaction.
         self.made: list[tuple[str, int, int]] = []
         self._transactions: list[Tables] = []
@@ -53,9 +49,6 @@ class Bench:
 
     def begin(self, name: str, before: Callable[[], object] = lambda: None) -> asyncio.Future[str]:
         return self.commits.begin(self.change(name, before), lambda error: _result(name, error))
-
-    def on_disk(self) -> set[str]:
-        return set(self.database.contents().counters)
 
 
 def _result(name: str, error: BaseException | None) -> str:

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commits_bench import CommitsBench, failing
 from local_tables import refuse_to_write
 
 from transports.local.storage import debt, redo, wanted
-from transports.local.storage.commits import Commits
-from transports.local.storage.database import Database, StorageError
+from transports.local.storage.database import StorageError
 from transports.local.storage.tables import Tables
-from transports.local.storage.writer import Writer
 
 
 class Count:
@@ -35,14 +34,11 @@ class Count:
         return [self._name.encode(), bytes(self._size)]
 
 
-class Bench:
-    """A database, its writer and its log; what was confirmed, and what the tables have, by name."""
+class Bench(CommitsBench):
+    """What was confirmed, and what the tables have, by name."""
 
     def __init__(self, path: Path) -> None:
-        self.database = Database(path / "broker.db")
-        self.writer = Writer(self.database)
-        self.writer.start()
-        self.commits = Commits(self.writer, self.database.redo)
+        super().__init__(path)
         self.confirmed: list[str] = []
         self.made: list[str] = []
         self.applied: list[str] = []
@@ -54,9 +50,6 @@ class Bench:
 
     def begin(self, name: str, before: Callable[[], object] = lambda: None) -> asyncio.Future[str]:
         return self.commits.begin(Count(self, name, 0, before).apply, lambda error: self._confirm(name, error))
-
-    def on_disk(self) -> set[str]:
-        return set(self.database.contents().counters)
 
     def logged(self) -> list[str]:
         """Return what the log would have redone."""
@@ -222,15 +215,8 @@ def test_closing_makes_up_for_what_the_thread_cannot_do(tmp_path: Path, times: i
     async def scenario() -> None:
         bench = Bench(tmp_path)
         await bench.begin("start")
-        failures = iter([True] * times)
         go_on = threading.Event()
-
-        def fail() -> None:
-            go_on.wait(30)
-            if next(failures, False):
-                raise StorageError("full")
-
-        await bench.operate("large", _LARGE, fail)
+        await bench.operate("large", _LARGE, failing(times, go_on))
         await asyncio.sleep(0.05)
         await bench.operate("a")
         late = bench.begin("late")
@@ -262,14 +248,8 @@ def test_after_the_close_the_log_confirms_nothing(play: Play) -> None:
 
 def test_what_was_refused_is_made_before_what_was_confirmed_meanwhile(play: Play) -> None:
     async def scenario(bench: Bench) -> None:
-        go_on, failures = threading.Event(), iter([True])
-
-        def fail() -> None:
-            go_on.wait(30)
-            if next(failures, False):
-                raise StorageError("full")
-
-        await bench.operate("large", _LARGE, fail)
+        go_on = threading.Event()
+        await bench.operate("large", _LARGE, failing(1, go_on))
         await asyncio.sleep(0.05)
         await bench.operate("a")
         go_on.set()

@@ -68,8 +68,8 @@ class Ledger:
     ) -> asyncio.Future[T]:
         """Begin a change that is carried to its end, even if nobody awaits the future, which is what ``then`` returns.
 
-        ``then`` is called on the event loop when the change is on disk, ``otherwise`` if it failed, with what the
-        future raises then, too: ``UnavailableError`` if it was the disk that refused.
+        On the event loop, ``applied`` and then ``then`` are called when the change is on disk, ``otherwise`` if it
+        failed, with what the future raises then, too: ``UnavailableError`` if it was the disk that refused.
         """
         return self._commits.begin(change, _either(then, otherwise), applied)
 

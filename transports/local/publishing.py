@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from transports.local.catalog import Attached, Catalog
+from transports.local.catalog import Attached, Catalog, KnownTopic
 from transports.local.housekeeping import Housekeeper
 from transports.local.ledger import Ledger
 from transports.local.model import Draft
@@ -62,7 +63,7 @@ class Publishing:
         bundles = bundled(ids[0], published_us, drafts)
         shares = [_Share(each, _taken(bundles, wanted[each.number])) for each in takers]
         reserved = self._ledger.reserve(ids[-1])
-
+        stored = partial(self._stored, known, published_us, shares)
         operation = Publish(
             reserved,
             [each for each in bundles if each.payload],
@@ -74,13 +75,6 @@ class Publishing:
             self._ledger.reserved(reserved)
             return list(ids)
 
-        def stored() -> None:
-            for share in shares:
-                if share.taken:
-                    self._housekeeper.expect_expiry(share.attached, published_us)
-                    share.deliver()
-            self._housekeeper.expect_topic_expiry(known, published_us)
-
         if also is None:
             return self._ledger.operate(operation, confirmed, stored)
 
@@ -89,6 +83,14 @@ class Publishing:
             also(tables)
 
         return self._ledger.begin(change, confirmed, stored)
+
+    def _stored(self, known: KnownTopic, published_us: int, shares: Iterable[_Share]) -> None:
+        """Have memory follow the tables."""
+        for share in shares:
+            if share.taken:
+                self._housekeeper.expect_expiry(share.attached, published_us)
+                share.deliver()
+        self._housekeeper.expect_topic_expiry(known, published_us)
 
 
 def _wanted(attached: Attached, ids: Sequence[int], drafts: Sequence[Draft]) -> set[int] | None:

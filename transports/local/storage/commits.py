@@ -12,6 +12,7 @@ thread which commits, and the loop serves others meanwhile.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -21,6 +22,9 @@ from transports.local.storage.operations import Operation
 from transports.local.storage.redo import RedoLog
 from transports.local.storage.wanted import Pace, Then, Wanted
 from transports.local.storage.writer import Change, Writer
+from transports.local.throttle import LogThrottle
+
+logger = logging.getLogger(__name__)
 
 #: Seconds after which a change is committed for which nobody waits, unless others are committed before: whoever kills
 #: the broker within them has it forget who held what, so that comes again at once.
@@ -38,7 +42,8 @@ class Commits:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._pace = Pace()
-        self._debt = Debt(writer, log, self._pace, on_end=self._go_on)
+        self._forgotten = LogThrottle(logger, logging.WARNING)
+        self._debt = Debt(writer, log, self._pace, self._forgotten, on_end=self._go_on)
         self._wanted: list[Wanted] = []
         self._soon: asyncio.Handle | None = None
         self._later: asyncio.TimerHandle | None = None
@@ -115,7 +120,7 @@ class Commits:
                 return False
             self._pace.measure(began, group)
         for each in group:
-            each.end(None)
+            each.end(None, self._forgotten)
         self._debt.owe(group)
         return True
 

@@ -16,6 +16,7 @@ from transports.local.storage.redo import RedoLog
 from transports.local.storage.tables import Tables
 from transports.local.storage.wanted import Pace, Wanted, size_of
 from transports.local.storage.writer import Change, Writer
+from transports.local.throttle import LogThrottle
 
 #: Seconds until tables that refused what is owed to them are asked again, unless there is something else to write.
 RETRY_SECONDS = 1.0
@@ -26,11 +27,14 @@ SMALL_BYTES = 128 * 1024
 class Debt:
     """Belongs to one event loop."""
 
-    def __init__(self, writer: Writer, log: RedoLog, pace: Pace, *, on_end: Callable[[], None]) -> None:
+    def __init__(
+        self, writer: Writer, log: RedoLog, pace: Pace, forgotten: LogThrottle, *, on_end: Callable[[], None]
+    ) -> None:
         """``on_end`` is called whenever a transaction has ended, well or not."""
         self._writer = writer
         self._log = log
         self._pace = pace
+        self._forgotten = forgotten
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._owed: list[Wanted] = []
@@ -153,7 +157,7 @@ class Debt:
         for each in group:
             if error is None:
                 each.apply()
-            each.end(error)
+            each.end(error, self._forgotten)
         self._tell_of_the_end()
         self._on_end()
 

@@ -23,8 +23,6 @@ R = TypeVar("R")
 #: What is done on the event loop when a change is durable (None) or failed: it returns the result, or raises.
 Then = Callable[[BaseException | None], R]
 
-_forgotten = LogThrottle(logger, logging.WARNING)
-
 
 class Wanted(NamedTuple):
     """A change that somebody asked for."""
@@ -44,13 +42,13 @@ class Wanted(NamedTuple):
         except Exception:
             logger.exception("what follows a change failed")
 
-    def end(self, error: BaseException | None) -> None:
-        """Do what follows for who waits, even if he waits no more; what fails then is logged."""
+    def end(self, error: BaseException | None, forgotten: LogThrottle) -> None:
+        """Do what follows for who waits, even if he waits no more; what fails then is logged by ``forgotten``."""
         try:
             result = self.then(error)
         except Exception as exc:  # noqa: BLE001 - it belongs to whoever waits
             if self.waiter.done():
-                _forgotten.log(str(exc), f"a change failed whose request had gone: {exc}")
+                forgotten.log(str(exc), f"a change failed whose request had gone: {exc}")
             else:
                 self.waiter.set_exception(exc)
         else:
