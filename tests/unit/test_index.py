@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -290,28 +291,45 @@ def test_stores_have_files_of_their_own_for_their_owners_eyes(tmp_path: Path, in
     assert index.path.stat().st_mode & 0o777 == 0o600
 
 
+def damaged(path: Path) -> bool:
+    """Write over the beginning of a file; False if it is not there."""
+    try:
+        with path.open("r+b") as file:
+            file.write(b"\xff" * 200)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def test_many_processes_use_one_file(tmp_path: Path, index: Index) -> None:
     """Some write, one damages the file again and again: nobody fails, and at the end it is whole."""
     program = (
-        "import sys, time; from pathlib import Path\n"
+        "import itertools, sys; from pathlib import Path\n"
         "from studio_celery.index import Index; from studio_celery.store import Item\n"
         f"index = Index(Path({str(tmp_path / 'home')!r}), sys.argv[1])\n"
-        "for n in range(100):\n"
+        "for n in itertools.count():\n"
         "    index.keep([(Item(f'{sys.argv[2]}-{n}', 0, float(n)), [])])\n"
         "    index.find([Item(f'{sys.argv[2]}-{n}', 0, float(n))])\n"
+        "    if Path(sys.argv[3]).exists(): break\n"
     )
     url = str(tmp_path / "store")
     assert Index(tmp_path / "home", url).path == index.path
-    argv = [sys.executable, "-c", program, url]
-    workers = [subprocess.Popen([*argv, str(n)], stderr=subprocess.PIPE, text=True) for n in range(3)]
-    wait_for("the file", index.path.exists)
-    for _ in range(5):
-        time.sleep(0.05)
-        with index.path.open("r+b") as file:
-            file.write(b"\xff" * 200)
-    for worker in workers:
-        _, said = worker.communicate(timeout=60)
-        assert worker.returncode == 0, said
+    enough = tmp_path / "enough"
+    with ExitStack() as started:
+        workers = []
+        for name in "abc":
+            argv = [sys.executable, "-c", program, url, name, str(enough)]
+            worker = started.enter_context(subprocess.Popen(argv, stderr=subprocess.PIPE, text=True))
+            started.callback(worker.kill)
+            workers.append(worker)
+        for _ in range(5):
+            # It is not there while one of them makes it anew.
+            wait_for("the file to damage", lambda: damaged(index.path))
+            time.sleep(0.05)
+        enough.touch()
+        for worker in workers:
+            _, said = worker.communicate(timeout=60)
+            assert worker.returncode == 0, said
     index.keep([(Item("last", 0, 1.0), [])])
     assert set(index.find([Item("last", 0, 1.0)])) == {"last"}
 

@@ -119,6 +119,7 @@ def test_an_acknowledgement_that_was_not_stored_can_be_repeated(play: Callable[[
         bench.refuse_to_write(False)
         await bench.engine.acknowledge(SUBSCRIPTION.name, [delivery.ack_id])
         assert len(bench.engine.catalog.subscription(SUBSCRIPTION.name).dispatcher.backlog) == 0
+        await bench.engine.followed()
         assert stored(bench.database) == []
 
     play(scenario)
@@ -155,6 +156,7 @@ def test_one_who_does_not_wait_any_more_leaves_the_acknowledgement_to_the_other(
         found = await asyncio.gather(*asked, return_exceptions=True)
         assert isinstance(found[0], asyncio.CancelledError)
         assert found[1] == []
+        await bench.engine.followed()
         assert stored(bench.database) == []
 
     play(scenario)
