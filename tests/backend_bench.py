@@ -15,7 +15,7 @@ from celery.contrib.testing.worker import start_worker
 BACKEND = "studio_celery.backend:StoreBackend"
 
 #: Seconds for what must happen.
-LIMIT = 30.0
+LIMIT = 90.0
 
 
 def application(store_url: str, **settings: Any) -> Celery:
@@ -39,7 +39,8 @@ def worker(app: Celery) -> Iterator[None]:
     root = logging.getLogger()
     level = root.level
     try:
-        with start_worker(app, pool="threads", concurrency=4, perform_ping_check=False, loglevel="ERROR"):
+        how = {"pool": "threads", "concurrency": 4, "perform_ping_check": False, "loglevel": "ERROR"}
+        with start_worker(app, shutdown_timeout=LIMIT, **how):
             yield
     finally:
         root.setLevel(level)

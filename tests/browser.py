@@ -73,7 +73,10 @@ def running_page(home: Path, port: int = 0) -> Iterator[str]:
             yield ready_url(server)
         finally:
             server.send_signal(signal.SIGTERM)
-            server.communicate(timeout=30)
+            try:
+                server.communicate(timeout=60)
+            finally:
+                server.kill()
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The Celery application that test workers run; `celery_worker_bench` sets its environment.
 
 BROKER, RESULTS: URLs. NOTES: a file to which tasks write what they do. SETTINGS: more settings, as JSON. QUEUES: one of
-those named below.
+those named below. HELLO_SECONDS: how long a worker that starts waits for the answers of others, instead of one second.
 """
 
 from __future__ import annotations
@@ -29,7 +29,17 @@ app.conf.update(
     task_reject_on_worker_lost=True,
     worker_prefetch_multiplier=1,
     broker_connection_retry_on_startup=True,
-    broker_transport_options={"lease_floor_seconds": 2.25, "ack_deadline_seconds": 10},
+    # Else a child that takes more than four seconds to start is killed, as is the one after it.
+    worker_proc_alive_timeout=90,
+    # Short leases that outlive a worker to which a busy machine gives no time for seconds; and no haste where a busy
+    # machine is slow: to say which priority comes first, and to leave nothing behind at the end.
+    broker_transport_options={
+        "lease_floor_seconds": 5.0,
+        "renew_fraction": 0.1,
+        "ack_deadline_seconds": 10,
+        "priority_settle_seconds": 1.5,
+        "shutdown_timeout_seconds": 30.0,
+    },
     accept_content=["json", "pickle"],
 )
 app.conf.update(json.loads(os.environ.get("SETTINGS", "{}")))
@@ -41,6 +51,10 @@ QUEUES = {
     "broadcast": [Queue("celery"), Broadcast("everybody")],
 }
 app.conf.task_queues = QUEUES.get(os.environ.get("QUEUES", ""))
+
+if hello := os.environ.get("HELLO_SECONDS"):
+    ask = app.control.inspect
+    app.control.inspect = lambda timeout, **how: ask(timeout=float(hello), **how)
 
 
 class Patient(Task):

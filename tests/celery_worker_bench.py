@@ -28,8 +28,8 @@ import transports  # noqa: F401  registers the scheme
 
 #: Seconds for what must happen; workers take seconds to start on a busy machine.
 LIMIT = 90.0
-#: Seconds a worker that has nothing to do may take to stop: 2, five times over for a busy machine.
-STOP_SECONDS = 10.0
+#: Seconds a worker that has nothing to do may take to stop: 2, ten times over for a busy machine.
+STOP_SECONDS = 20.0
 
 #: The servers, as names of fixtures; the second is slower and repeats what matters most.
 PLACES = ["local_broker_address", pytest.param("emulator_address", marks=pytest.mark.emulator)]
@@ -57,8 +57,15 @@ class Worker:
         return re.search(r"\w ready\.$", said, re.MULTILINE) is not None
 
     def wait_until_said(self, pattern: str) -> re.Match[str]:
-        """Wait for a line that matches."""
-        return wait_for(f"a line like {pattern!r}", lambda: re.search(pattern, self.said), LIMIT)
+        """Wait for a line that matches; fail at once if it has ended without one."""
+
+        def line() -> re.Match[str] | None:
+            ended = self.process.poll() is not None
+            found = re.search(pattern, self.said)
+            assert found or not ended, self.said
+            return found
+
+        return wait_for(f"a line like {pattern!r}", line, LIMIT)
 
     def kill(self) -> None:
         """End it and its children as a power failure would."""
@@ -103,7 +110,9 @@ class WorkerBench:
     def client(self, broker: str = "", **settings: Any) -> Celery:
         """Return an application like the workers', with no tasks of its own."""
         app = Celery(broker=broker or self.environ["BROKER"], backend=self.environ["RESULTS"], set_as_current=False)
-        app.conf.update(accept_content=["json", "pickle"])
+        # Nothing is left behind, however long a busy machine takes for that.
+        options = {"shutdown_timeout_seconds": 30.0}
+        app.conf.update(accept_content=["json", "pickle"], broker_transport_options=options)
         app.conf.update({**json.loads(self.environ["SETTINGS"]), **settings})
         return app
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 from transports.local.storage.commits import Commits
@@ -24,13 +23,15 @@ class CommitsBench:
         return set(self.database.contents().counters)
 
 
-def failing(times: int, go_on: threading.Event) -> Callable[[], None]:
-    """Return what waits, and then fails so many times as a disk does."""
-    failures = iter([True] * times)
+class Failing:
+    """What a change does that waits, and then fails so many times as a disk does."""
 
-    def fail() -> None:
-        go_on.wait(30)
-        if next(failures, False):
+    def __init__(self, times: int) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self._failures = iter([True] * times)
+
+    def __call__(self) -> None:
+        self.begun.set()
+        self.go_on.wait(30)
+        if next(self._failures, False):
             raise StorageError("full")
-
-    return fail

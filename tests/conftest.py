@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from pubsub_servers import emulator, find_emulator, local_broker
 
 if TYPE_CHECKING:
     from pubsub_client import PubSub
 
 
-# CI judges a change, so it tries the same examples every time; new ones are looked for where somebody develops.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI") == "true":
-    settings.load_profile("ci")
+# No bounds of time: how long an example takes says how busy the machine is. CI judges a change, so it tries the same
+# examples every time; new ones are looked for where somebody develops.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("here"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") == "true" else "here")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -122,6 +122,7 @@ class FaultProxy:
         if isinstance(action, Swallow):
             gone.wait()
         if gone.is_set():
+            call.code = StatusCode.CANCELLED
             return b""
         if isinstance(action, Answer):
             return _finish(call, context, End(action.code, action.details, action.trailing))
@@ -162,6 +163,7 @@ class FaultProxy:
         end = End(answer.code(), answer.details() or "", passable(answer.trailing_metadata()))
         if lost:
             return _finish(call, context, End(StatusCode.UNAVAILABLE, "the fault proxy lost the answer"))
+        call.code = end.code  # now: if the client has cancelled its call, gRPC ends this handler with the next line
         with suppress(ValueError):  # the client has gone
             context.send_initial_metadata(passable(answer.initial_metadata()))
         _finish(call, context, end)

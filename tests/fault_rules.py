@@ -56,7 +56,7 @@ Action = Answer | Delay | LoseAnswer | Swallow
 
 @dataclass
 class Call:
-    """One call that came; `code` is None as long as it is under way, or if the client went before the answer."""
+    """One call that came; `code` is None as long as it is under way, and CANCELLED if the client went meanwhile."""
 
     method: str
     resource: str

@@ -16,7 +16,7 @@ from grpc import StatusCode
 #: Metadata that belongs to a connection and not to a call.
 _OWN_METADATA = ("user-agent", "grpc-accept-encoding", "accept-encoding", "grpc-encoding", "content-type", "te")
 #: Seconds that a server may take to end its side of a stream.
-_LIMIT_SECONDS = 10.0
+_LIMIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)

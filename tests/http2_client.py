@@ -12,7 +12,7 @@ from typing import Self
 import hpack
 
 #: Seconds within which a server must have answered.
-LIMIT_SECONDS = 20.0
+LIMIT_SECONDS = 60.0
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)

@@ -63,6 +63,7 @@ class House:
         try:
             await asyncio.Event().wait()
         finally:
+            self.events[f"ended {call.path}"] += 1
             self.events["ended"] += 1
 
     async def _flow(self, call: Call, size: int) -> None:
@@ -86,8 +87,10 @@ def _number(data: bytes) -> int:
 
 
 @contextmanager
-def served(house: House, *, silence_seconds: float = 60.0, tls: ssl.SSLContext | None = None) -> Iterator[str]:
-    """Run a server; give its address."""
+def served(
+    house: House, *, silence_seconds: float = 60.0, grace_seconds: float = 1.0, tls: ssl.SSLContext | None = None
+) -> Iterator[str]:
+    """Run a server; give its address. At the end, calls that are open have ``grace_seconds``."""
     started: Future[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def main() -> None:
@@ -95,7 +98,7 @@ def served(house: House, *, silence_seconds: float = 60.0, tls: ssl.SSLContext |
         port = await server.listen("localhost", 0, tls)
         started.set_result((f"localhost:{port}", asyncio.get_running_loop(), stopping))
         await stopping.wait()
-        await server.stop(1.0)
+        await server.stop(grace_seconds)
         house.events["tasks"] = len(server.tasks)
 
     thread = threading.Thread(target=asyncio.run, args=(main(),), name="http2-server", daemon=True)

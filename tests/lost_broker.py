@@ -96,4 +96,4 @@ class LostBroker:
         starts = [path.name.rpartition("-")[0] for path in self.marks.iterdir() if path.name != "go"]
         assert len(starts) == len(set(starts)) == len(everything)
         self.worker.send_signal(signal.SIGTERM)  # before its broker
-        assert self.worker.wait(30) == 0
+        assert self.worker.wait(60) == 0

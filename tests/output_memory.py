@@ -105,7 +105,9 @@ def _peak(studio: Studio, program: str, *arguments: str) -> tuple[int, str]:
 def _page(studio: Studio, experiment_id: str, size: int) -> int:
     """Look at the page, then at all of the output, with what a browser would ask."""
     server = studio.start("studio", "ui", "--port", "0")
-    line = wait_for("the page", lambda: re.search(r"http://\S+", studio.output(server) + studio.output(server, "err")))
+    line = wait_for(
+        "the page", lambda: re.search(r"http://\S+(?=\s)", studio.output(server) + studio.output(server, "err"))
+    )
     address = f"{line[0].rstrip('/.')}/experiments/{experiment_id}"
     with urllib.request.urlopen(address, timeout=60) as answer:
         assert answer.status == 200

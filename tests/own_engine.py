@@ -44,18 +44,24 @@ class OwnEngine:
         need_image()
         self.directory.mkdir()
         (self.directory / "daemon.json").write_text("{}")
-        self.start()
-        image = subprocess.Popen(["docker", "--host", shared, "save", IMAGE], stdout=subprocess.PIPE)
-        subprocess.run(["docker", "--host", self.host, "load"], stdin=image.stdout, check=True, capture_output=True)
-        assert image.stdout is not None
-        image.stdout.close()
-        assert image.wait() == 0
+        try:
+            self.start()
+            self._load_image(shared)
+        except BaseException:
+            self._script("down")  # nobody else would
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.start()
         self.set_live_restore(False)  # what was left running ends with it
         self._script("down")
+
+    def _load_image(self, shared: str) -> None:
+        with subprocess.Popen(["docker", "--host", shared, "save", IMAGE], stdout=subprocess.PIPE) as image:
+            load = ["docker", "--host", self.host, "load"]
+            subprocess.run(load, stdin=image.stdout, check=True, capture_output=True)
+        assert image.returncode == 0
 
     def start(self) -> None:
         """Start it, or find it running."""

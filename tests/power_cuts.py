@@ -34,7 +34,7 @@ class SyncedDatabase(Database):
             self._keep()
 
     def leave_after_a_power_cut(self, folder: Path) -> None:
-        """Put into an empty folder what would be there now if the power had been cut."""
+        """Put into an empty folder what would be there if the power had been cut, while nobody writes."""
         assert self._copies is not None
         for each in self._copies.iterdir():
             shutil.copy(each, folder)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import ports
 from studio import environment, wait_for
 
 from studio_celery.experiment import Status
@@ -18,6 +20,9 @@ from studio_celery.settings import load
 from studio_celery.store import Store
 
 BIN = Path(sys.executable).parent
+
+#: A process may take so long until it answers: what starts in one second takes ten where many start.
+START_SECONDS = 120.0
 
 
 class Studio:
@@ -31,6 +36,7 @@ class Studio:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("STUDIO_", "PUBSUB_", "GOOGLE_"))}
         self.environ = {**inherited, **environment(self.home, **settings)}
         self._processes: list[subprocess.Popen[str]] = []
+        self._places: list[socket.socket] = []
 
     @property
     def store(self) -> Store:
@@ -60,11 +66,23 @@ class Studio:
         return (self.folder / f"{process.args}.{kind}").read_text()
 
     def broker(self, port: int = 0) -> subprocess.Popen[str]:
-        """A local broker that answers; commands use it from now on."""
+        """A local broker that answers; commands use it from now on. A port that it chose is kept for one after it."""
+        if not port:
+            self._places.append(ports.place())
+            port = ports.port_of(self._places[-1])
         process = self.start("studio", "broker", "--port", str(port))
-        line = wait_for("the broker's ready line", lambda: self.output(process))
-        self.environ["STUDIO_BROKER_URL"] = f"pubsub://{line.split()[1]}/studio"
+        self.environ["STUDIO_BROKER_URL"] = f"pubsub://{self.first_line(process).split()[1]}/studio"
         return process
+
+    def first_line(self, process: subprocess.Popen[str]) -> str:
+        """What a server prints once it answers, when all of it is there; fail at once if it has ended."""
+
+        def line() -> str:
+            said = self.output(process)
+            assert process.poll() is None, f"{process.args} has ended: {self.output(process, 'err')}"
+            return said.partition("\n")[0] if "\n" in said else ""
+
+        return wait_for(f"the first line of {process.args}", line, START_SECONDS)
 
     def worker(self, queue: str, *options: str, **variables: str) -> subprocess.Popen[str]:
         """A worker that listens."""
@@ -80,7 +98,7 @@ class Studio:
             assert worker.poll() is None, f"the worker has ended: {said}"
             return " ready." in said
 
-        wait_for("the worker's start", ready)
+        wait_for("the worker's start", ready, START_SECONDS)
 
     def command(self, *argv: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
         """A command run to its end."""
@@ -115,7 +133,7 @@ class Studio:
     def log(self, experiment: str) -> bytes:
         """`studio logs`, byte for byte."""
         argv = [str(BIN / "studio"), "logs", experiment]
-        return subprocess.run(argv, env=self.environ, capture_output=True, check=True, timeout=60).stdout
+        return subprocess.run(argv, env=self.environ, capture_output=True, check=True, timeout=120).stdout
 
     def status(self, experiment: str) -> Status:
         """The state as the journal has it."""
@@ -141,6 +159,8 @@ class Studio:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for place in self._places:
+            place.close()
         runtime = make_runtime(load(environ=self.environ))
         for handle in runtime.find():
             runtime.stop(handle, 0)

@@ -17,7 +17,7 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
 #: Seconds after which a test gives up waiting for what must come.
-LIMIT_SECONDS = 30.0
+LIMIT_SECONDS = 60.0
 #: The same for what a killed process held: Google's emulator goes on delivering to it now and then, 10 s at a time,
 #: and whose turn it is is chance.
 AFTER_A_KILL_SECONDS = 300.0

@@ -17,10 +17,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ports import kept_port
+
 #: Seconds a server may take until it answers; a cold JVM on a busy machine needs several.
-START_SECONDS = 60
+START_SECONDS = 120
 #: Seconds a server may take to end after SIGTERM before it is killed.
-STOP_SECONDS = 10
+STOP_SECONDS = 60
 #: Where the emulator lies inside a Google Cloud SDK.
 _JAR = "platform/pubsub-emulator/lib/cloud-pubsub-emulator-*-all.jar"
 
@@ -98,11 +100,11 @@ def emulator() -> Iterator[str]:
     jar = find_emulator()
     if jar is None:
         raise AssertionError("no Google Cloud SDK with the Pub/Sub emulator is installed here")
-    port = free_port()
-    command = ["java", "-Xmx256m", "-jar", str(jar), "--host=127.0.0.1", f"--port={port}"]
-    server = ServerProcess(command, ready=r"Server started, listening on (\d+)", address=f"127.0.0.1:{port}")
-    with _running(server):
-        yield server.address
+    with kept_port() as port:
+        command = ["java", "-Xmx256m", "-jar", str(jar), "--host=127.0.0.1", f"--port={port}"]
+        server = ServerProcess(command, ready=r"Server started, listening on (\d+)", address=f"127.0.0.1:{port}")
+        with _running(server):
+            yield server.address
 
 
 @contextmanager

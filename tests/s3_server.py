@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-import socket
 import subprocess
 import sys
+import tempfile
 import threading
-import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
@@ -30,28 +30,31 @@ def find_moto() -> str | None:
 @contextmanager
 def s3_server(moto: str) -> Iterator[str]:
     """The endpoint of a server that runs meanwhile."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [moto, "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    endpoint = f"http://127.0.0.1:{port}"
-    try:
-        wait_for("moto's start", lambda: _answers(endpoint))
-        yield endpoint
-    finally:
-        process.terminate()
-        process.wait(30)
+    with tempfile.NamedTemporaryFile(prefix="moto-") as said:
+        process = subprocess.Popen(
+            [moto, "-H", "127.0.0.1", "-p", "0"],  # a port of its own choice, which nobody else can take meanwhile
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            start_new_session=True,
+        )
+
+        def endpoint() -> str | None:
+            text = Path(said.name).read_text()
+            assert process.poll() is None, f"moto has ended: {text}"
+            found = re.search(r"Running on (http://127\.0\.0\.1:\d+)\s", text)
+            return found and found[1]
+
+        try:
+            yield wait_for("moto's start", endpoint)
+        finally:
+            process.kill()  # it has nothing to save
+            process.wait()
 
 
 def new_bucket(endpoint: str) -> str:
     """The name of a bucket that was just made."""
     name = f"test-{uuid.uuid4().hex[:12]}"
-    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{name}", method="PUT"), timeout=10).close()
+    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{name}", method="PUT"), timeout=60).close()
     return name
 
 
@@ -64,16 +67,6 @@ def variables(endpoint: str) -> dict[str, str]:
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
     }
-
-
-def _answers(endpoint: str) -> bool:
-    try:
-        urllib.request.urlopen(endpoint, timeout=1).close()
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def test_an_unreadable_script(studio: Studio) -> None:
         probe = subprocess.run([*argv[:4], str(BIN / "python"), "-c", "0"], capture_output=True)
         if probe.returncode:
             pytest.skip("nobody may not use this checkout's Python")
-    done = subprocess.run(argv, env=studio.environ, cwd=studio.work, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, env=studio.environ, cwd=studio.work, capture_output=True, text=True, timeout=120)
     refused(done, 2, "secret.py")
     sentence(done)
 

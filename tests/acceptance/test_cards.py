@@ -29,9 +29,11 @@ def studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Studio]:
     monkeypatch.setenv("DOCKER_HOST", need_engine())
     need_image()
     studio = Studio(tmp_path, runtime="docker", image=IMAGE, gpus="0,1")
-    studio.broker()
-    yield studio
-    studio.close()
+    try:
+        studio.broker()
+        yield studio
+    finally:
+        studio.close()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from docker_engine import need_engine
+from faulty_store import Fault, Faults
 from processes import Studio
 from remains import containers_of, processes_of
 from studio import wait_for
@@ -126,7 +127,9 @@ def test_a_worker_killed_while_artifacts_are_uploaded(cleaning: Studio) -> None:
         "import os, pathlib\n"
         "for n in range(1500): pathlib.Path(os.environ['STUDIO_ARTIFACTS'], str(n)).write_bytes(b'x' * 1000)\n"
     )
-    worker = cleaning.worker("q")
+    faults = Faults(cleaning.folder / "faults.json")
+    faults.add(Fault("slow", method="put", key="*/artifacts/*", skip=100, times=1, seconds=600))  # until it is killed
+    worker = cleaning.worker("q", **faults.variables())
     with killed_as_soon_as(cleaning, worker, "*/attempts/1/artifacts/output/*"):
         experiment = cleaning.submit("--queue", "q", cleaning.script(source))
     assert not cleaning.status(experiment).terminal

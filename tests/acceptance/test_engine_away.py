@@ -26,6 +26,7 @@ def test_a_worker_whose_engine_is_away_leaves_messages_to_others_until_it_is_bac
         script = studio.script("print('ran')")
         first = studio.submit("--queue", "q", script)
         wait_for("its word", lambda: "Canceling queue q" in studio.output(worker, "err"))
+        wait_for("its note", lambda: first in studio.store.workers()[0]["cannot_take"])
         (facts,) = studio.store.workers()
         assert "Docker engine does not answer" in facts["takes_nothing"]
         assert "Docker engine does not answer" in facts["cannot_take"][first]

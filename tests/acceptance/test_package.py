@@ -20,8 +20,9 @@ PACKAGES = ("studio_celery", "transports")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
+    # Among them all that other tests write into while it is copied.
     ignored = shutil.ignore_patterns(
-        ".git", ".venv", ".demo", "tests", "build", "*.egg-info", "__pycache__", ".*_cache"
+        ".git", ".venv", ".demo", ".hypothesis", "tests", "build", "*.egg-info", "__pycache__", ".*_cache"
     )
     shutil.copytree(ROOT, source, ignore=ignored)
     built = subprocess.run(

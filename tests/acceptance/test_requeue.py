@@ -74,7 +74,7 @@ def test_what_cannot_be_requeued_is_said_and_can_be_rerun(process_studio: Studio
 
 def test_a_worker_that_may_publish_does_it_by_itself(process_studio: Studio) -> None:
     studio = process_studio
-    studio.environ |= {"STUDIO_MESSAGE_RETENTION_SECONDS": "8", "STUDIO_JANITOR_SECONDS": "0.5"}
+    studio.environ |= {"STUDIO_MESSAGE_RETENTION_SECONDS": "16", "STUDIO_JANITOR_SECONDS": "0.5"}
     broker = studio.broker()
     one = studio.submit("--queue", "gpu", studio.script("print('done')"))
     lose_data(studio, broker)
@@ -91,7 +91,7 @@ def test_a_worker_that_may_publish_does_it_by_itself(process_studio: Studio) -> 
         record = studio.ended(one)
         for worker in (reads, writes):
             worker.terminate()
-            assert worker.wait(30) == 0
+            assert worker.wait(60) == 0
     assert (record["status"], len(record["attempts"])) == ("finished", 1)
     again = [entry for entry in _entries(studio, one) if entry.data.get("again")]
     assert [entry.data["reason"][:14] for entry in again] == ["requeued after"]
@@ -137,9 +137,16 @@ def test_messages_too_many_call_nothing_again(process_studio: Studio) -> None:
     assert done.returncode == 0, done.stderr
     ended = f"Task studio.run_experiment[{done.stdout.strip()}] succeeded"
     wait_for("three deliveries", lambda: studio.output(worker, "err").count(ended) == 3)
+    wait_for("both notes", lambda: len(notes(studio)) >= 2)
     worker.terminate()
-    assert worker.wait(30) == 0
-    assert sorted((studio.work / "notes").read_text().split()) == ["chained", "linked"]
+    assert worker.wait(60) == 0
+    assert sorted(notes(studio)) == ["chained", "linked"]
+
+
+def notes(studio: Studio) -> list[str]:
+    """What the ordinary tasks have noted so far."""
+    file = studio.work / "notes"
+    return file.read_text().split() if file.exists() else []
 
 
 def _entries(studio: Studio, experiment_id: str):  # type: ignore[no-untyped-def]

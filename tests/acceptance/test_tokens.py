@@ -10,7 +10,6 @@ import pytest
 from kombu import Connection, Queue
 from processes import Studio
 from pubsub_tokens import Certificate, make_certificate
-from studio import wait_for
 
 import transports  # noqa: F401  registers the scheme
 from transports.pubsub.link import links
@@ -36,8 +35,8 @@ def studio(
     editor = token(process_studio, "--role", "editor")
     options = ("--host", "0.0.0.0", "--port", "0", "--tls-cert", certificate.path, "--tls-key", certificate.key)
     broker = process_studio.start("studio", "broker", *map(str, options))
-    line = wait_for("the broker's ready line", lambda: process_studio.output(broker))
-    url = f"pubsub://localhost:{line.rpartition(':')[2].strip()}/studio?ca={certificate.path}"
+    line = process_studio.first_line(broker)
+    url = f"pubsub://localhost:{line.rpartition(':')[2]}/studio?ca={certificate.path}"
     process_studio.environ["STUDIO_BROKER_URL"] = url
     monkeypatch.setenv("PUBSUB_TOKEN", editor)
     with Connection(url) as connection:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from browser import chromium, running_page
+from ports import kept_port
 from selenium.common.exceptions import NoAlertPresentException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
@@ -77,7 +78,7 @@ def sees(window: Chrome, selector: str, text: str) -> None:
     """Wait until the element shows the text."""
 
     script = "return [...document.querySelectorAll(arguments[0])].some((e) => e.textContent.includes(arguments[1]))"
-    wait_for(f"{text!r} in {selector}", lambda: window.execute_script(script, selector, text), 20)
+    wait_for(f"{text!r} in {selector}", lambda: window.execute_script(script, selector, text))
 
 
 def found(window: Chrome, selector: str) -> list[Any]:
@@ -193,20 +194,21 @@ def test_after_a_gap_the_output_goes_on_where_it_was(window: Chrome, tmp_path: P
     script = Script(tmp_path)
     script.start()
     script.print(b"before\n")
-    with running_page(tmp_path) as url:
-        window.get(f"{url}/experiments/{script.id}")
-        sees(window, "#log", "before")
-        old = token(window)
-    wait_for("the remark", lambda: found(window, "#contact")[0].is_displayed(), 20)
-    script.print(b"meanwhile\n")
-    with running_page(tmp_path, int(url.rsplit(":", 1)[1])):
-        sees(window, "#log", "before\nmeanwhile\n")
-        wait_for("the end of the remark", lambda: not found(window, "#contact")[0].is_displayed(), 30)
-        assert found(window, "#log")[0].get_property("textContent") == "before\nmeanwhile\n"
-        # The new process has a new key, so the form needs a new token; it comes by itself.
-        wait_for("a new token", lambda: token(window) != old, 20)
-        found(window, "#stop")[0].click()
-        sees(window, "#head .badge", "stop requested")
+    with kept_port() as port:
+        with running_page(tmp_path, port) as url:
+            window.get(f"{url}/experiments/{script.id}")
+            sees(window, "#log", "before")
+            old = token(window)
+        wait_for("the remark", lambda: found(window, "#contact")[0].is_displayed())
+        script.print(b"meanwhile\n")
+        with running_page(tmp_path, port):
+            sees(window, "#log", "before\nmeanwhile\n")
+            wait_for("the end of the remark", lambda: not found(window, "#contact")[0].is_displayed())
+            assert found(window, "#log")[0].get_property("textContent") == "before\nmeanwhile\n"
+            # The new process has a new key, so the form needs a new token; it comes by itself.
+            wait_for("a new token", lambda: token(window) != old)
+            found(window, "#stop")[0].click()
+            sees(window, "#head .badge", "stop requested")
 
 
 def test_hostile_text_is_shown_as_text(window: Chrome, url: str, tmp_path: Path) -> None:

@@ -16,6 +16,11 @@ from studio_celery.runtimes.contract import Exit, Handle, Launch, Runtime
 SECRET = "worker-secret-7f3a"
 
 
+def wait_for_output(handle: Handle, expected: bytes) -> None:
+    """Wait until the script has printed this; its log comes into being a moment after the container has started."""
+    wait_for(f"the output {expected!r}", lambda: handle.log.exists() and handle.log.read_bytes() == expected)
+
+
 @dataclass
 class Bench:
     """A `STUDIO_HOME` with one kind of runtime."""

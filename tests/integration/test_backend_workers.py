@@ -61,8 +61,9 @@ def test_children_that_replace_lost_ones_store_results(bench: WorkerBench) -> No
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    """Two workers that run experiments as processes."""
-    studio = Studio(tmp_path_factory.mktemp("studio"), runtime="process", gpus="none", concurrency=3)
+    """Two workers that run experiments as processes; none is taken for dead because the machine is busy."""
+    patience = {"patience_floor_seconds": 120, "patience_ceiling_seconds": 600, "lease_floor_seconds": 45}
+    studio = Studio(tmp_path_factory.mktemp("studio"), runtime="process", gpus="none", concurrency=3, **patience)
     studio.broker()
     studio.script(SCRIPT, "train.py")
     studio.worker("q")
@@ -97,7 +98,7 @@ def test_a_chain_of_experiments(studio: Studio) -> None:
     told = python(
         studio,
         "last = chain(run('a'), run('b')).apply_async()\n"
-        "record = last.get(timeout=60)\n"
+        "record = last.get(timeout=110)\n"
         "first = app.AsyncResult(last.parent.id)\n"
         "print(json.dumps([record['args'], first.get()['args'], record['id'] == last.id, last.date_done.year]))\n",
     )
@@ -110,7 +111,7 @@ def test_a_group_of_experiments_that_is_restored(studio: Studio) -> None:
         "made = group(run('a'), run('b'), run('1')).apply_async()\n"
         "made.save()\n"
         "found = app.GroupResult.restore(made.id)\n"
-        "values = found.get(timeout=60, propagate=False)\n"
+        "values = found.get(timeout=110, propagate=False)\n"
         "bad = found.results[2]\n"
         "print(json.dumps([[v['args'] for v in values[:2]], values[2].exit_code, found.completed_count(),\n"
         "    bad.state, bad.traceback.splitlines()[-1]]))\n",
@@ -122,7 +123,7 @@ def test_a_chord_whose_header_and_body_are_experiments(studio: Studio) -> None:
     told = python(
         studio,
         "result = chord([run('a'), run('b')])(run('body'))\n"
-        "record = result.get(timeout=60)\n"
+        "record = result.get(timeout=110)\n"
         "print(json.dumps([record['args'], record['status'], [r.get()['args'] for r in result.parent]]))\n",
     )
     assert told == [["body"], "finished", [["a"], ["b"]]]
@@ -132,7 +133,7 @@ def test_a_chord_with_an_experiment_that_fails(studio: Studio) -> None:
     told = python(
         studio,
         "result = chord([run('a'), run('1')])(run('body'))\n"
-        "try: result.get(timeout=60, follow_parents=False)\n"
+        "try: result.get(timeout=110, follow_parents=False)\n"
         "except Exception as exc: print(json.dumps([type(exc).__name__, 'exit code 1' in str(exc), result.id]))\n",
     )
     assert told[:2] == ["ChordError", True]
@@ -143,7 +144,7 @@ def test_a_chain_stops_at_an_experiment_that_fails(studio: Studio) -> None:
     told = python(
         studio,
         "result = chain(run('1'), run('b'), run('c')).apply_async()\n"
-        "try: result.get(timeout=60, follow_parents=False)\n"
+        "try: result.get(timeout=110, follow_parents=False)\n"
         "except ExperimentFailed as exc: print(json.dumps([exc.id == result.parent.parent.id, exc.exit_code]))\n",
     )
     assert told == [True, 1]
@@ -157,7 +158,7 @@ def test_a_prefork_worker_runs_experiments(studio: Studio) -> None:
     told = python(
         studio,
         "header = [run('a').set(queue='forked'), run('b').set(queue='forked')]\n"
-        "record = chord(header)(run('body').set(queue='forked')).get(timeout=60)\n"
+        "record = chord(header)(run('body').set(queue='forked')).get(timeout=110)\n"
         "print(json.dumps([record['args'], record['status'], app.backend.as_uri()]))\n",
     )
     assert told == [["body"], "finished", str(studio.home / "store")]

@@ -23,7 +23,7 @@ class TestCommands:
         def run(*argv: str, **variables: str) -> subprocess.CompletedProcess[str]:
             command = [str(Path(sys.executable).with_name("studio")), *argv]
             return subprocess.run(
-                command, env={**environ, **variables}, cwd=tmp_path, capture_output=True, text=True, timeout=60
+                command, env={**environ, **variables}, cwd=tmp_path, capture_output=True, text=True, timeout=120
             )
 
         return run

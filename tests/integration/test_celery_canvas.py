@@ -69,15 +69,15 @@ class TestCanvas:
     def test_a_thousand_tasks_are_published_in_bulk_and_all_run(self, bench: WorkerBench) -> None:
         with transports.bulk():
             done = group(add(bench, number, 0, ignore_result=False) for number in range(1000)).apply_async()
-        assert sum(done.get(timeout=LIMIT, interval=0.5)) == sum(range(1000))
+        assert sum(done.get(timeout=3 * LIMIT, interval=0.5)) == sum(range(1000))
 
 
 class TestTime:
     def test_a_task_with_a_countdown_runs_on_time(self, bench: WorkerBench) -> None:
         asked_at = time.time()
         late = bench.send("clock", countdown=3).get(timeout=LIMIT) - asked_at
-        # Tenfold of 0.2 s for a busy machine.
-        assert 3 <= late < 5
+        # Less than a lease of the server: it would come by itself when that ends.
+        assert 3 <= late < 12
 
     def test_tasks_for_later_are_not_held_by_the_worker(self, bench: WorkerBench) -> None:
         with transports.bulk():
@@ -85,8 +85,9 @@ class TestTime:
                 bench.send("clock", countdown=3600)
         assert bench.run("add", 1, 1) == 2
         for command in ("scheduled", "reserved", "active"):
-            answers = bench.app.control.broadcast(command, reply=True, timeout=30, limit=1)
-            assert answers == [{"shared@test": []}], command
+            ask = partial(bench.app.control.broadcast, command, reply=True, timeout=30, limit=1)
+            # A task is active for a moment after its result is there.
+            wait_for(f"nothing that is {command}", lambda ask=ask: ask() == [{"shared@test": []}])
 
     @LOCAL
     def test_a_task_that_has_expired_is_not_run(self, bench: WorkerBench) -> None:
@@ -146,11 +147,13 @@ class TestQueues:
 
     def test_a_message_is_got_without_consuming(self, alone: WorkerBench) -> None:
         sent = alone.send("add", 1, 1)
-        with alone.app.connection_for_read() as connection:
-            channel = connection.default_channel
-            message = channel.basic_get("celery")
+        patient = alone.client(broker_transport_options={"get_timeout_seconds": LIMIT})
+        with patient.connection_for_read() as connection:
+            message = connection.default_channel.basic_get("celery")
             assert message.headers["id"] == sent.id
             message.ack()
+        with alone.app.connection_for_read() as connection:
+            channel = connection.default_channel
             assert channel.basic_get("celery") is None
             assert channel.queue_declare("celery", passive=True).message_count == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from celery_worker_bench import LIMIT, STOP_SECONDS, WorkerBench
 from kombu import Connection
 from pubsub_client import AFTER_A_KILL_SECONDS
+from studio import wait_for
 
 from transports.pubsub.link import links
 
@@ -53,7 +55,7 @@ def test_a_worker_does_all_that_celery_asks_for(place: tuple[WorkerBench, str]) 
         ]
         assert bench.run("again") == 2
         assert bench.app.AsyncResult(bench.run("parent")).get(timeout=LIMIT) == 5
-        answers = bench.app.control.inspect(timeout=5, limit=1).ping()
+        answers = bench.app.control.inspect(timeout=30, limit=1).ping()
         assert [answer["ok"] for answer in answers.values()] == ["pong"]
         assert worker.stop() < STOP_SECONDS
 
@@ -61,9 +63,10 @@ def test_a_worker_does_all_that_celery_asks_for(place: tuple[WorkerBench, str]) 
 def test_a_killed_workers_task_runs_again_elsewhere(place: tuple[WorkerBench, str]) -> None:
     bench, pool = place
     with bench.worker(pool) as worker:
-        result = bench.send("work", "a", 5)
+        result = bench.send("hold", "a")
         bench.noted("begin a")
         worker.kill()
+    bench.release("a")
     with bench.worker(pool):
         result.get(timeout=AFTER_A_KILL_SECONDS)
     assert bench.notes == ["begin a", "begin a", "end a"]
@@ -72,10 +75,13 @@ def test_a_killed_workers_task_runs_again_elsewhere(place: tuple[WorkerBench, st
 def test_a_worker_told_to_stop_finishes_its_task_and_takes_no_other(place: tuple[WorkerBench, str]) -> None:
     bench, pool = place
     with bench.worker(pool) as worker:
-        bench.send("work", "first", 3)
+        bench.send("hold", "first")
         bench.noted("begin first")
         second = bench.send("work", "second", 0)
-        worker.stop()
+        worker.process.send_signal(signal.SIGTERM)
+        worker.wait_until_said("Warm shutdown")
+        bench.release("first")
+        assert worker.process.wait(LIMIT) == 0, worker.said
         assert bench.notes == ["begin first", "end first"]
     with bench.worker(pool):
         second.get(timeout=LIMIT)
@@ -116,4 +122,5 @@ def test_a_worker_whose_queue_is_deleted_goes_on(bench: WorkerBench) -> None:
         options = {"rpc_timeout_seconds": 9}
         with Connection(bench.environ["BROKER"], transport_options=options) as connection:
             connection.default_channel.queue_delete("celery")
+        wait_for("the worker's new queue", lambda: "subscriptions/celery-celery" in bench.resources(), LIMIT)
         assert bench.run("add", 2, 2) == 4

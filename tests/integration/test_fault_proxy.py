@@ -50,7 +50,7 @@ def refusal(call: Callable[[], Any]) -> grpc.RpcError:
     return caught.value.errors[0]
 
 
-def publish(client: PubSub, body: str = "x", topic: str = "topic", seconds: float = 10) -> None:
+def publish(client: PubSub, body: str = "x", topic: str = "topic", seconds: float = 30) -> None:
     """Publish once: Google's client would try again."""
     message = types.PubsubMessage(data=body.encode())
     client.publisher.publish(topic=client.topic(topic), messages=[message], retry=None, timeout=seconds)
@@ -89,7 +89,7 @@ class TestPassing:
                 )
                 routing = ("x-goog-request-params", f"topic={topic}")
                 with pytest.raises(grpc.RpcError) as caught:
-                    call(types.PublishRequest(topic=topic), metadata=[routing], timeout=10)
+                    call(types.PublishRequest(topic=topic), metadata=[routing], timeout=30)
             assert details in list(caught.value.trailing_metadata())
             (seen,) = inner.calls("Publish")
             assert seen.metadata["x-goog-request-params"] == f"topic={topic}"
@@ -103,11 +103,13 @@ class TestPassing:
         assert isinstance(end, GoogleAPICallError)
         assert end.metadata == {"7": "PERMANENT_FAILURE_INVALID_ACK_ID"}
 
-    def test_a_deadline_and_a_cancellation_pass(self, client: PubSub, subscription: str) -> None:
+    def test_a_deadline_and_a_cancellation_pass(self, proxy: FaultProxy, client: PubSub, subscription: str) -> None:
         pull = client.start_pull(subscription, seconds=SHORT)
         assert pull.code() in (StatusCode.OK, StatusCode.DEADLINE_EXCEEDED)
         pull = client.start_pull(subscription)
+        wait_for("the second pull", lambda: len(proxy.calls("Pull")) == 2)
         pull.cancel()
+        wait_for("the end of both at the proxy", lambda: all(call.code for call in proxy.calls("Pull")))
         client.publish("a")
         assert texts(client.pull(subscription)) == ["a"]
 
@@ -155,7 +157,7 @@ class TestRules:
         proxy.rule("Publish", Delay(SHORT))
         began = time.monotonic()
         publish(client)
-        assert SHORT <= time.monotonic() - began < SHORT + 5
+        assert SHORT <= time.monotonic() - began < SHORT + 20
 
     def test_who_goes_during_a_delay_is_not_forwarded(
         self, proxy: FaultProxy, client: PubSub, subscription: str
@@ -313,12 +315,12 @@ class TestCut:
         cable.freeze()
         assert refusal(lambda: publish(client, seconds=SHORT)).code() is StatusCode.DEADLINE_EXCEEDED
         with ThreadPoolExecutor() as pool:
-            publishing: Future[None] = pool.submit(publish, client, "a", seconds=30)
+            publishing: Future[None] = pool.submit(publish, client, "a", seconds=60)
             with pytest.raises(TimeoutError):
                 publishing.result(SHORT)
             assert cable.connections == 1
             cable.restore()
-            publishing.result(30)
+            publishing.result(60)
         assert client.ready(subscription)[-1] == "a"
 
     def test_a_frozen_network_accepts_connections_and_says_nothing(self, cable: CutProxy) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def supervisor(tmp_path: Path, store: Store) -> Iterator[Supervisor]:
-    settings = quick_settings(tmp_path / "home", forget_seconds=1.0)
+    settings = quick_settings(tmp_path / "home", forget_seconds=60.0)
     one = Supervisor(store, make_runtime(settings), settings)
     yield one
     one.detach()
@@ -162,8 +163,7 @@ def test_what_a_living_worker_of_this_host_prepares_stays(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/tiny-1.0-py3-none-any.whl"
         one = submit(store, tmp_path, "print(1)", requirements=f"tiny @ {url}\n")
-        worker = start_worker(tmp_path, store, one)
-        with worker:
+        with start_worker(tmp_path, store, one) as worker:
             cache = tmp_path / "home" / "cache"
             partial = wait_for("the installation", lambda: next(cache.glob("environments/*.partial"), None))
             marker = f"{INSTALLING}={partial}".encode()
@@ -210,11 +210,16 @@ supervisor.handle({experiment!r})
 """
 
 
-def start_worker(tmp_path: Path, store: Store, experiment: str) -> subprocess.Popen[bytes]:
-    """A worker process without a broker that looks after one experiment."""
+@contextmanager
+def start_worker(tmp_path: Path, store: Store, experiment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker process without a broker that looks after one experiment, and is dead in the end."""
     code = WORKER.format(store=store.url, experiment=experiment)
     variables = {**os.environ, **environment(tmp_path / "home", runtime="process", gpus="none")}
-    return subprocess.Popen([sys.executable, "-c", code], env=variables)
+    with subprocess.Popen([sys.executable, "-c", code], env=variables) as worker:
+        try:
+            yield worker
+        finally:
+            worker.kill()
 
 
 class TestWorkers:
@@ -337,6 +342,6 @@ def test_it_makes_rounds_from_the_start_on_and_ends_in_order(supervisor: Supervi
     janitor = Janitor(supervisor)
     attempt = claimed(supervisor, tmp_path, dead_worker(supervisor))
     janitor.start()
-    wait_for("the first round", lambda: not attempt.exists(), 10)
+    wait_for("the first round", lambda: not attempt.exists())
     janitor.stop()
     assert not janitor._thread.is_alive()

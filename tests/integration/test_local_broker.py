@@ -16,7 +16,7 @@ from google.pubsub_v1 import SchemaServiceClient, types
 from google.pubsub_v1.services.schema_service.transports import SchemaServiceGrpcTransport
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pubsub_client import LIMIT_SECONDS, PubSub, texts
-from pubsub_servers import broker_process, free_port
+from pubsub_servers import broker_process
 
 from transports.local import Broker, BrokerError, StartError
 
@@ -167,7 +167,7 @@ class TestStartAndStop:
 
     def test_the_command_says_in_one_line_what_is_wrong(self, tmp_path: Path) -> None:
         with Broker(tmp_path):
-            command = [sys.executable, "-m", "transports.local", f"--port={free_port()}", f"--data={tmp_path}"]
+            command = [sys.executable, "-m", "transports.local", "--port=0", f"--data={tmp_path}"]
             result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert result.returncode == 1
         assert result.stdout == ""

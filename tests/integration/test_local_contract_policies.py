@@ -174,11 +174,12 @@ class TestRetries:
         subscription = pubsub.setup(retry_policy=policy)
         pubsub.publish("one")
         for _ in range(2):
-            pubsub.modify(subscription, *pubsub.pull(subscription), seconds=0)
-        given_back = time.monotonic()
-        assert pubsub.ready(subscription) == []
-        assert texts(pubsub.pull(subscription)) == ["one"]
-        assert time.monotonic() - given_back > 0.9
+            received = pubsub.pull(subscription)
+            giving_back = time.monotonic()
+            pubsub.modify(subscription, *received, seconds=0)
+        came = pubsub.ready(subscription) or texts(pubsub.pull(subscription))
+        assert time.monotonic() - giving_back > 0.9
+        assert came == ["one"]
 
     @pytest.mark.parametrize(
         ("policy", "expected"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -40,6 +41,7 @@ class TestSeekingBack:
         subscription = pubsub.setup(retain_acked_messages=True)
         for body in ("one", "two", "three"):
             pubsub.publish(body)
+            time.sleep(0.002)  # not a wait: the emulator tells times of publishing apart by milliseconds
         _, two, _ = handle(pubsub, subscription, 3)
         seek(pubsub, subscription, time=two.message.publish_time)
         assert pubsub.ready(subscription) == ["two", "three"]

@@ -22,8 +22,9 @@ from http2_client import (
     request_block,
 )
 from http2_server import House, served
+from ports import kept_port
 from pubsub_client import LIMIT_SECONDS
-from pubsub_servers import ServerProcess, broker_process, free_port
+from pubsub_servers import ServerProcess, broker_process
 from studio import wait_for
 
 from transports.local import TokenFile, methods, wire
@@ -112,9 +113,10 @@ class Slow(House):
         return request
 
     def _begin(self) -> asyncio.Future[Any]:
-        self.events["begun"] += 1
-        self._ends.append(asyncio.get_running_loop().create_future())
-        return self._ends[-1]
+        end = asyncio.get_running_loop().create_future()
+        self._ends.append(end)
+        self.events["begun"] += 1  # a test that sees it ends it
+        return end
 
 
 @pytest.fixture
@@ -153,8 +155,11 @@ class TestCallsThatNobodyWaitsFor:
         assert slow.counters.requests == {("Publish", "DEADLINE_EXCEEDED"): 1}
 
     def test_a_stream_whose_time_was_up_is_counted_so(self, tmp_path: Path) -> None:
-        port = free_port()
-        with broker_process(tmp_path, f"--metrics-port={port}") as process, RawClient(process.address) as client:
+        with (
+            kept_port() as port,
+            broker_process(tmp_path, f"--metrics-port={port}") as process,
+            RawClient(process.address) as client,
+        ):
             block = request_block(methods.STREAMING_PULL, ("grpc-timeout", "10m"))
             client.send(Frame(HEADERS, END_HEADERS, 1, block))
             assert client.answer(1)[0]["grpc-status"] == str(grpc.StatusCode.DEADLINE_EXCEEDED.value[0])

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 from google.api_core.exceptions import ServiceUnavailable, Unauthenticated
+from ports import kept_port
 from pubsub_client import LIMIT_SECONDS, texts
-from pubsub_servers import broker_process, free_port
+from pubsub_servers import broker_process
 from pubsub_tokens import Certificate, connected, make_certificate
+from studio import wait_for
 
 from transports.local import Broker, Options, Role, StartError, TokenFile, statistics
 
@@ -108,14 +110,16 @@ class TestRenewal:
     def test_it_is_served_without_a_restart_once_both_files_are_good(
         self, tmp_path: Path, certificate: Certificate, served: Certificate, renewed: Certificate
     ) -> None:
-        port = free_port()
-        options = (f"--tls-cert={served.path}", f"--tls-key={served.key}", f"--metrics-port={port}")
-        with broker_process(tmp_path / "data", *options) as process:
+        files = (f"--tls-cert={served.path}", f"--tls-key={served.key}")
+        with (
+            kept_port() as port,
+            broker_process(tmp_path / "data", *files, f"--metrics-port={port}") as process,
+        ):
             assert self.answers(process.address, port, certificate.path) == (True, True)
             shutil.copy(renewed.path, served.path)
             # The key is still that of the former one.
             assert self.answers(process.address, port, certificate.path) == (True, True)
-            assert "The former certificate is served on." in process.output
+            wait_for("a line about it", lambda: "The former certificate is served on." in process.output)
             shutil.copy(renewed.key, served.key)
             assert self.answers(process.address, port, renewed.path) == (True, True)
             assert self.answers(process.address, port, certificate.path) == (False, False)

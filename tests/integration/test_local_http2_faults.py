@@ -16,6 +16,7 @@ from http2_client import (
     END_STREAM,
     GOAWAY,
     HEADERS,
+    LIMIT_SECONDS,
     PADDED,
     PING,
     PREFACE,
@@ -261,7 +262,7 @@ class TestFloods:
                     found += [Frame(HEADERS, END_HEADERS, stream, block), Frame(RST_STREAM, 0, stream, u32(8))]
                 return found
 
-            end = time.monotonic() + 20
+            end = time.monotonic() + LIMIT_SECONDS
             code = None
             while code is None and time.monotonic() < end:
                 code = self.sent(client, pairs())
@@ -309,7 +310,7 @@ class TestFloods:
         except OSError:
             return int(client.until(GOAWAY).code)
         finally:
-            client.socket.settimeout(20)
+            client.socket.settimeout(LIMIT_SECONDS)
 
 
 def test_a_broker_that_is_attacked_does_not_grow(tmp_path: Path) -> None:

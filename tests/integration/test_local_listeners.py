@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from http2_client import RawClient
 from http2_server import House, served
+from ports import kept_port
 from pubsub_client import LIMIT_SECONDS, PubSub
-from pubsub_servers import ServerProcess, broker_process, free_port
+from pubsub_servers import ServerProcess, broker_process
 from pubsub_tokens import connected, make_certificate
 from studio import wait_for
 
@@ -36,8 +37,9 @@ def port_of(address: str) -> int:
 
 class TestWithoutFileDescriptors:
     @pytest.fixture
-    def metrics_port(self) -> int:
-        return free_port()
+    def metrics_port(self) -> Iterator[int]:
+        with kept_port() as port:
+            yield port
 
     @pytest.fixture
     def process(self, tmp_path: Path, metrics_port: int) -> Iterator[ServerProcess]:
@@ -52,12 +54,14 @@ class TestWithoutFileDescriptors:
         with PubSub(process.address) as server:
             server.setup()
             self.leave_room_for(5, process)
-            with connections(40, metrics_port if to_metrics else port_of(process.address)):
+            port = metrics_port if to_metrics else port_of(process.address)
+            with connections(40, port):
                 wait_for("a line about it", lambda: EXHAUSTED in process.output)
                 before = self.cpu_ticks(process)
                 for each in range(20):
                     server.publish(str(each))
                 assert self.cpu_ticks(process) - before < 100
+        wait_for("the end of all connections", lambda: connected_to(port) == 0)
         with PubSub(process.address) as late:
             late.setup("after", topic="after")
         assert urllib.request.urlopen(page, timeout=LIMIT_SECONDS).status == 200
@@ -107,16 +111,20 @@ class TestHandshakes:
             assert client.socket.recv(1) == b""
 
     def test_no_more_are_under_way_than_may_be(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(listeners, "HANDSHAKE_SECONDS", 1.0)
+        monkeypatch.setattr(listeners, "HANDSHAKE_SECONDS", 2.0)
         monkeypatch.setattr(listeners, "_MAX_HANDSHAKES", 3)
         made = make_certificate(tmp_path)
         with served(House(), tls=Certificate(made.path, made.key).context(("h2",))) as address:
-            port, began = port_of(address), open_files()
-            with connections(10, port):
-                wait_for("those that may", lambda: open_files() - began == 13)
+            port = port_of(address)
+            with connections(7, port):
+                wait_for("those that may", lambda: connected_to(port, accepted=True) == 3)
                 with connected(f"localhost:{port}", None, "p", made.path) as client:
-                    assert client.channel.unary_unary("/test/Echo")(b"x", timeout=LIMIT_SECONDS) == b"x"
+                    echo = client.channel.unary_unary("/test/Echo")
+                    assert echo(b"x", timeout=LIMIT_SECONDS, wait_for_ready=True) == b"x"
 
 
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+def connected_to(port: int, *, accepted: bool = False) -> int:
+    """Return how many connections a server at a port of 127.0.0.1 has, or has ``accepted``: others have no inode."""
+    rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+    local, open_states = f"0100007F:{port:04X}", ("01", "08")  # ESTABLISHED, CLOSE_WAIT
+    return sum(row[1] == local and row[3] in open_states and not (accepted and row[9] == "0") for row in rows)

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 from google.api_core.exceptions import ServiceUnavailable
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from ports import kept_port
 from pubsub_client import LIMIT_SECONDS, PubSub
-from pubsub_servers import ServerProcess, broker_process, free_port
+from pubsub_servers import ServerProcess, broker_process
 
 from transports.local import Broker, StartError, StatisticsError, statistics
 from transports.local.server import DATABASE_NAME
@@ -62,8 +63,8 @@ class TestStatistics:
         assert statistics(local_broker_address, "nothing-here") == []
 
     def test_where_no_broker_is_the_error_says_so(self) -> None:
-        with pytest.raises(StatisticsError, match=r"No broker answers at 127\.0\.0\.1:"):
-            statistics(f"127.0.0.1:{free_port()}")
+        with kept_port() as port, pytest.raises(StatisticsError, match=r"No broker answers at 127\.0\.0\.1:"):
+            statistics(f"127.0.0.1:{port}")
 
     @pytest.mark.emulator
     def test_googles_emulator_gives_none(self, emulator_address: str) -> None:
@@ -73,8 +74,11 @@ class TestStatistics:
 
 class TestMetrics:
     def test_prometheus_reads_them_where_a_port_was_named(self, tmp_path: Path) -> None:
-        port = free_port()
-        with broker_process(tmp_path, f"--metrics-port={port}") as process, client(process.address) as server:
+        with (
+            kept_port() as port,
+            broker_process(tmp_path, f"--metrics-port={port}") as process,
+            client(process.address) as server,
+        ):
             path = server.setup()
             server.publish("one", "two")
             server.acknowledge(path, *server.pull(path))

@@ -187,7 +187,7 @@ class BothServers(RuleBasedStateMachine):
             self.forget(name, bodies)
 
     @precondition(lambda self: self.kinds)
-    @rule(name=names, seconds=st.sampled_from([10, 600]))
+    @rule(name=names, seconds=st.sampled_from([300, 600]))
     def extend(self, name: str, seconds: int) -> None:
         if bodies := self.held(name):
             self.both(lambda server: server.settle(name, bodies, seconds))

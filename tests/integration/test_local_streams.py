@@ -33,7 +33,7 @@ def test_a_stream_may_acknowledge_while_messages_come(local_pubsub: PubSub) -> N
         local_pubsub.publish(*["x" * 20_000] * 200)
     requests: SimpleQueue[types.StreamingPullRequest | None] = SimpleQueue()
     requests.put(types.StreamingPullRequest(subscription=subscription, stream_ack_deadline_seconds=600))
-    call = local_pubsub.subscriber.streaming_pull(iter(requests.get, None), retry=None, timeout=LIMIT_SECONDS)
+    call = local_pubsub.subscriber.streaming_pull(iter(requests.get, None), retry=None, timeout=5 * LIMIT_SECONDS)
     responses = iter(call)
     sent, confirmed = set(), set()
     acknowledged = [each.ack_id for each in next(responses).received_messages]
@@ -51,7 +51,7 @@ def test_a_stream_may_acknowledge_while_messages_come(local_pubsub: PubSub) -> N
 
 
 def test_a_client_that_is_frozen_loses_its_stream_and_messages_go_to_others(tmp_path: Path) -> None:
-    with broker_process(tmp_path, "--silence-seconds=1") as broker, PubSub(broker.address) as server:
+    with broker_process(tmp_path, "--silence-seconds=6") as broker, PubSub(broker.address) as server:
         subscription = server.setup()
         client = subprocess.Popen(
             [sys.executable, "-c", CLIENT, broker.address, subscription],

@@ -19,8 +19,19 @@ from pubsub_client import PubSub
 import transports  # noqa: F401  registers the scheme
 from transports.pubsub.link import links
 
-#: All times at a twentieth.
-FAST = {"lease_floor_seconds": 2.25, "lease_ceiling_seconds": 30.0, "ack_deadline_seconds": 10}
+#: Short leases, renewed so often that they outlive seconds in which a busy machine gives this process no time; what
+#: connects or ends has as long as it needs.
+FAST = {
+    "lease_floor_seconds": 4.0,
+    "lease_ceiling_seconds": 30.0,
+    "renew_fraction": 0.1,
+    "ack_deadline_seconds": 10,
+    "connect_timeout_seconds": 30.0,
+    "shutdown_timeout_seconds": 20.0,
+}
+#: Options of a consumer that says which priority comes first: longer than a busy machine takes for a stream's first
+#: message.
+SETTLED = {"priority_settle_seconds": 1.5}
 #: Seconds for what must come.
 LIMIT = 60.0
 #: Seconds without a message after which none is on its way.
@@ -72,7 +83,8 @@ class Broker:
     def connect(self, query: str = "", **options: Any) -> Connection:
         connection = Connection(self.url + query, transport_options={**FAST, **options})
         self._connections.append(connection)
-        connection.connect()
+        # An attempt has one second; Google's emulator takes longer for its first connection on a busy machine.
+        connection.ensure_connection(max_retries=10, interval_start=0.1, interval_step=0.2)
         return connection
 
     def taker(self, *queues: Queue, options: Mapping[str, Any] | None = None, **how: Any) -> Taker:
@@ -105,11 +117,16 @@ class Broker:
         topics = {each.name for each in self.pubsub.publisher.list_topics(project=project)}
         return topics | {each.name for each in self.pubsub.subscriber.list_subscriptions(project=project)}
 
-    def run(self, code: str) -> subprocess.Popen[str]:
-        """Start a Python process that knows the URL."""
+    @contextmanager
+    def run(self, code: str) -> Iterator[subprocess.Popen[str]]:
+        """A Python process that knows the URL; killed if it still runs at the end."""
         head = f"import os, sys, time, transports; from kombu import *; URL = {self.url!r}; FAST = {FAST!r}\n"
         command = [sys.executable, "-c", head + textwrap.dedent(code)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def __enter__(self) -> Broker:
         return self

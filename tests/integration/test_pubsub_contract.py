@@ -15,8 +15,8 @@ from kombu.exceptions import OperationalError
 from kombu.message import Message
 from kombu.mixins import ConsumerProducerMixin
 from kombu.pools import connections, producers, reset
+from ports import kept_port
 from pubsub_client import PubSub
-from pubsub_servers import free_port
 from studio import wait_for
 from test_pubsub_bench import FAST, GPU, LIMIT, Broker
 
@@ -139,8 +139,8 @@ class TestMixinsAndPools:
 class TestFailingConnections:
     @pytest.fixture
     def nowhere(self) -> Iterator[Connection]:
-        url = f"pubsub://127.0.0.1:{free_port()}/test"
-        with Connection(url, transport_options={**FAST, "publish_timeout_seconds": 0.3}) as found:
+        options = {**FAST, "publish_timeout_seconds": 0.3}
+        with kept_port() as port, Connection(f"pubsub://127.0.0.1:{port}/test", transport_options=options) as found:
             yield found
 
     def test_connecting_fails(self, nowhere: Connection) -> None:
@@ -175,8 +175,10 @@ class TestFailingConnections:
         assert got == ["a"]
 
     def test_a_second_url_is_used_when_the_first_does_not_answer(self, broker: Broker) -> None:
-        urls = f"pubsub://127.0.0.1:{free_port()}/test;{broker.url}"
-        with Connection(urls, transport_options=FAST) as connection:
+        with (
+            kept_port() as port,
+            Connection(f"pubsub://127.0.0.1:{port}/test;{broker.url}", transport_options=FAST) as connection,
+        ):
             connection.ensure_connection(max_retries=3, interval_start=0.05)
             connection.Producer().publish("x", routing_key="gpu", declare=[GPU])
         assert broker.taker(GPU).bodies(1) == ["x"]

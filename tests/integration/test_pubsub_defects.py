@@ -215,7 +215,7 @@ def test_15_a_subscription_that_was_made_with_a_short_deadline_redelivers_nothin
 
 
 def test_15_a_queue_whose_leases_are_renewed_slowly_does_not_cost_those_of_others(broker: Broker) -> None:
-    with broker.through_proxy(rpc_timeout_seconds=0.5) as (proxy, connection):
+    with broker.through_proxy(rpc_timeout_seconds=1.0) as (proxy, connection):
         for name in ("slow", "gpu"):
             broker.publish("x", queue=name)
         proxy.rule("ModifyAckDeadline", Swallow(), resource="*/celery-slow")
@@ -235,7 +235,8 @@ def test_28_acknowledging_does_not_wait_for_the_server_and_many_go_together(brok
         began = time.monotonic()
         for message in messages:
             message.ack()
-        assert time.monotonic() - began < 1
+        # One after the other they would take 100 s.
+        assert time.monotonic() - began < 20
         rule.end()
         assert taker.channel.link.keeper.flush(LIMIT)
         calls = proxy.calls("Acknowledge")

@@ -31,7 +31,7 @@ class Losses:
 
     def __init__(self) -> None:
         self._told: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self.options = {"exactly_once": True, "on_lease_lost": self._told.put}
+        self.options = {"exactly_once": True, "on_lease_lost": self._told.put, "renew_fraction": 1 / 3}
 
     def next(self) -> str:
         return self._told.get(timeout=LIMIT)
@@ -55,7 +55,11 @@ def taker(broker: Broker, losses: Losses) -> Taker:
 
 
 def steal(broker: Broker, taker: Taker, message: Message) -> str:
-    """Have a message delivered to somebody else, as if its lease had run out; return the other's ack id."""
+    """Have a message delivered to somebody else, as if its lease had run out; return the other's ack id.
+
+    Its first renewal, which comes by itself, is over then, and the next one is far away.
+    """
+    wait_for("its first renewal", lambda: message.lease.expires_at > message.lease.taken_at + 30)
     taker.consumer.cancel()
     wait_for("the end of its stream", lambda: not taker.channel.link.client.calls.streams)
     name = broker.pubsub.subscription("celery-gpu")
@@ -159,7 +163,7 @@ def test_of_many_stale_ack_ids_each_is_told(pubsub: PubSub) -> None:
     pubsub.publish(*map(str, range(1000)))
     ack_ids = [each.ack_id for each in pubsub.pull(subscription, 1000)]
     project = pubsub.project.rpartition("/")[2]
-    client = Client(parse(f"pubsub://{pubsub.address}/{project}", environ={}), Options())
+    client = Client(parse(f"pubsub://{pubsub.address}/{project}", environ={}), Options(rpc_timeout_seconds=LIMIT))
     try:
         client.acknowledge("subscription", ack_ids)
         with pytest.raises(LeasesRefused) as caught:

@@ -15,7 +15,8 @@ import grpc
 import pytest
 from google.pubsub_v1.types import pubsub as types
 from kombu import Connection, Queue
-from pubsub_servers import broker_process, free_port
+from ports import kept_port
+from pubsub_servers import broker_process
 from studio import wait_for
 
 import transports  # noqa: F401  registers the scheme
@@ -23,7 +24,7 @@ from transports.errors import ConnectionFailed, NotAuthenticated, PermissionMiss
 from transports.pubsub.link import links
 
 GPU = Queue("gpu")
-FAST = {"lease_floor_seconds": 2.25, "ack_deadline_seconds": 10, "retry_ceiling_seconds": 0.5}
+FAST = {"lease_floor_seconds": 4.0, "ack_deadline_seconds": 10, "retry_ceiling_seconds": 0.5}
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +34,9 @@ def no_links_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def port() -> int:
-    return free_port()
+def port() -> Iterator[int]:
+    with kept_port() as found:
+        yield found
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def connection(port: int) -> Iterator[Connection]:
 
 class TestOutage:
     def test_a_publish_without_server_fails_within_its_time(self, tmp_path: Path, port: int) -> None:
-        options = {**FAST, "publish_timeout_seconds": 1.5}
+        options = {**FAST, "publish_timeout_seconds": 4.0}
         with Connection(f"pubsub://127.0.0.1:{port}/test", transport_options=options) as connection:
             with broker_process(tmp_path, port=port):
                 producer = connection.Producer()
@@ -53,7 +55,7 @@ class TestOutage:
             began = time.monotonic()
             with pytest.raises(ServerUnavailable, match="start it or check the URL"):
                 producer.publish("y", routing_key="gpu")
-            assert 1 < time.monotonic() - began < 10
+            assert 3 < time.monotonic() - began < 30
 
     def test_a_publish_outlives_a_short_outage(self, tmp_path: Path, port: int, connection: Connection) -> None:
         with broker_process(tmp_path, port=port):
@@ -62,7 +64,7 @@ class TestOutage:
         with ThreadPoolExecutor() as pool:
             publishing = pool.submit(producer.publish, "y", routing_key="gpu")
             with broker_process(tmp_path, port=port):
-                publishing.result(30)
+                publishing.result(90)
 
     def test_consumer_and_acknowledgement_outlive_an_outage(
         self, tmp_path: Path, port: int, connection: Connection
@@ -71,13 +73,13 @@ class TestOutage:
         with broker_process(tmp_path, port=port) as server:
             connection.Producer().publish("held", routing_key="gpu", declare=[GPU])
             connection.Consumer(GPU, on_message=got.append).consume()
-            connection.drain_events(timeout=30)
+            connection.drain_events(timeout=60)
             server.kill()
             got[0].ack()
         with broker_process(tmp_path, port=port):
             with Connection(connection.hostname, transport_options=FAST) as another:
                 another.Producer().publish("later", routing_key="gpu")
-            connection.drain_events(timeout=30)
+            connection.drain_events(timeout=60)
             assert [message.payload for message in got] == ["held", "later"]
             got[1].ack()
             connection.release()
@@ -97,7 +99,7 @@ class TestOutage:
             with broker_process(tmp_path, port=port) as server:
                 connection.Producer().publish("held", routing_key="gpu", declare=[GPU])
                 connection.Consumer(GPU, on_message=got.append).consume()
-                connection.drain_events(timeout=30)
+                connection.drain_events(timeout=60)
                 server.kill()
             assert wait_for("the loss", lambda: lost) == [got[0].lease.message_id]
             assert "was lost" in caplog.text
@@ -110,13 +112,14 @@ class TestOutage:
         with broker_process(tmp_path, port=port) as server:
             connection.Producer().publish("held", routing_key="gpu", declare=[GPU])
             connection.Consumer(GPU, on_message=got.append).consume()
-            connection.drain_events(timeout=30)
+            connection.drain_events(timeout=60)
             server.kill()
             got[0].ack()
         began = time.monotonic()
         connection.release()
         links.close()
-        assert time.monotonic() - began < 10
+        # Two seconds for each; a call is repeated for a minute.
+        assert time.monotonic() - began < 30
 
 
 class Refusing(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -181,7 +184,7 @@ class TestRefusal:
         with serving(Refusing()) as url, Connection(url) as connection:
             connection.channel().basic_consume("gpu", True, print)
             with pytest.raises(PermissionMissing, match=r"pubsub\.subscriptions\.consume"):
-                connection.drain_events(timeout=30)
+                connection.drain_events(timeout=60)
 
     def test_a_revoked_key_is_told_on_connecting(self) -> None:
         handler = Refusing(code=grpc.StatusCode.UNAUTHENTICATED)
@@ -195,7 +198,7 @@ class TestRefusal:
             handler.code = grpc.StatusCode.UNAUTHENTICATED
             connection.channel().basic_consume("gpu", True, print)
             with pytest.raises(ConnectionFailed):
-                connection.drain_events(timeout=30)
+                connection.drain_events(timeout=60)
 
 
 def test_a_server_that_never_answers_is_given_up_in_time() -> None:
@@ -207,4 +210,4 @@ def test_a_server_that_never_answers_is_given_up_in_time() -> None:
             began = time.monotonic()
             with pytest.raises(ServerUnavailable):
                 connection.connect()
-            assert time.monotonic() - began < 8
+            assert time.monotonic() - began < 30

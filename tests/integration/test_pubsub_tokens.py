@@ -18,7 +18,7 @@ from transports.errors import PermissionMissing
 from transports.local import Role, TokenFile
 
 #: Seconds after which a test gives up waiting for what must come.
-LIMIT_SECONDS = 30
+LIMIT_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ class TestEncryption:
         options = (f"--tls-cert={certificate.path}", f"--tls-key={certificate.key}")
         with broker_process(data, *options, host="0.0.0.0") as process:
             url = f"pubsub://localhost:{process.address.rpartition(':')[2]}/tokens?ca={certificate.path}"
-            with Connection(url) as server:
+            with Connection(url, transport_options={"get_timeout_seconds": LIMIT_SECONDS}) as server:
                 queue = Queue("gpu", channel=server.default_channel)
                 queue.declare()
                 Producer(server.default_channel).publish("encrypted", routing_key="gpu")

@@ -182,7 +182,7 @@ def listed(ids: dict[str, str], home: Path) -> tuple[dict[str, Any], str]:
     """What `studio ls` says, as JSON by id and as text."""
     variables = {"PATH": "/usr/bin:/bin", **environment(home)}
     outputs = [
-        subprocess.run(argv, env=variables, cwd=home, capture_output=True, text=True, check=True, timeout=60).stdout
+        subprocess.run(argv, env=variables, cwd=home, capture_output=True, text=True, check=True, timeout=120).stdout
         for argv in ([str(BIN / "studio"), "ls", "--json"], [str(BIN / "studio"), "ls"])
     ]
     return {record["id"]: record for record in json.loads(outputs[0])}, outputs[1]
@@ -205,7 +205,7 @@ def test_the_reason_is_the_same_wherever_one_looks(
     result = application(client.store.url).AsyncResult(one)
     assert result.state == (states.REVOKED if name == "stopped" else states.FAILURE)
     with pytest.raises(ExperimentFailed) as caught:
-        result.get(timeout=10)
+        result.get(timeout=120)
     for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
         assert (error.reason, error.record["reason"], error.exit_code) == (reason, reason, record["exit_code"])
         assert str(error) == f"experiment {one}: {reason}"

@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from runtime_bench import SECRET, Bench
+from runtime_bench import SECRET, Bench, wait_for_output
 from studio import wait_for
 
 from studio_celery.errors import EnvironmentFailed, IndexUnavailable
@@ -44,10 +44,6 @@ print("last words")
 open("script.ready", "w").close()
 time.sleep(600)
 """
-
-
-def wait_for_output(handle: Handle, expected: bytes) -> None:
-    wait_for(f"the output {expected!r}", lambda: handle.log.exists() and handle.log.read_bytes() == expected)
 
 
 def wait_for_file(handle: Handle, name: str) -> None:

@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 from docker_engine import IMAGE, SCRIPTS, cards_directory, missing, need_engine, need_image
-from runtime_bench import Bench
-from studio import wait_for
+from runtime_bench import Bench, wait_for_output
 
 from studio_celery.cache import Cache
 from studio_celery.errors import EngineUnavailable, ImageNotFound, RuntimeFailure
@@ -75,7 +74,7 @@ class TestLimits:
         config = inspect(handle)["HostConfig"]
         assert (config["Memory"], config["MemorySwap"]) == (asked.memory_bytes, asked.memory_bytes)
         assert config["NanoCpus"] == 500_000_000
-        wait_for("the output", lambda: handle.log.read_bytes() == b"%d\nready\n" % (96 * 2**20))
+        wait_for_output(handle, b"%d\nready\n" % (96 * 2**20))
 
     def test_processes_are_limited(self, docker_bench: Bench) -> None:
         docker_bench.make = with_options(docker_bench, pids=20)
@@ -364,7 +363,7 @@ class TestRestartedEngine:
         host, engine = own_engine
         usual, docker_bench.make = docker_bench.make, with_options(docker_bench, host=host)
         handle = docker_bench.start(SLEEP)
-        wait_for("the script", lambda: handle.log.read_bytes() == b"ready\n")
+        wait_for_output(handle, b"ready\n")
         engine("down")
         with pytest.raises(EngineUnavailable):
             docker_bench.make().poll(handle)

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,16 @@ from studio_celery.runtimes.processes import boot_id, start_time
 
 #: Says its pid and waits.
 PID = "import os, time\nprint(os.getpid())\ntime.sleep(600)\n"
+
+
+@contextmanager
+def bystander() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has nothing to do with us, and is dead in the end."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def change_record(handle: Handle, **changes: object) -> None:
@@ -62,24 +74,22 @@ def test_a_killed_shim_loses_the_attempt_and_the_script_is_ended(process_bench: 
 def test_another_process_with_its_pid_is_left_alone(process_bench: Bench) -> None:
     handle = process_bench.start(PID)
     pid = script_pid(handle)
-    with subprocess.Popen(["sleep", "600"]) as bystander:
-        change_record(handle, pid=bystander.pid)
+    with bystander() as other:
+        change_record(handle, pid=other.pid)
         assert process_bench.make().poll(handle) == Exit(lost="the shim beside the script was killed")
         process_bench.make().stop(handle, 0)
-        assert bystander.poll() is None
-        bystander.kill()
+        assert other.poll() is None
     assert not alive(pid)
 
 
 def test_what_the_script_writes_of_the_shim_does_not_count(process_bench: Bench) -> None:
     handle = process_bench.start(PID)
-    with subprocess.Popen(["sleep", "600"]) as bystander:
-        facts = {"pid": bystander.pid, "start_time": start_time(bystander.pid), "boot_id": boot_id()}
+    with bystander() as other:
+        facts = {"pid": other.pid, "start_time": start_time(other.pid), "boot_id": boot_id()}
         (handle.directory / "io" / "pid.json").write_text(json.dumps(facts))
         assert process_bench.make().poll(handle) is None
         process_bench.make().stop(handle, 0)
-        assert bystander.poll() is None
-        bystander.kill()
+        assert other.poll() is None
 
 
 def test_a_rebooted_host_loses_what_ran(process_bench: Bench) -> None:

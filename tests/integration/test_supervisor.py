@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -155,14 +156,18 @@ def test_a_script_that_runs_too_long_is_stopped(supervisor: Supervisor, store: S
     assert (record["status"], record["reason"]) == ("failed", "ran past --max-duration 0.5s")
 
 
-def test_retries_are_attempts_of_the_same_experiment(supervisor: Supervisor, store: Store, tmp_path: Path) -> None:
+def test_retries_are_attempts_of_the_same_experiment(store: Store, tmp_path: Path) -> None:
+    settings = quick_settings(
+        tmp_path / "home", retry_seconds=3.0
+    )  # more than what follows the end of an attempt takes
     source = "import os, sys; print(os.environ['STUDIO_ATTEMPT']); sys.exit(os.environ['STUDIO_ATTEMPT'] != '2')"
     one = submit(store, tmp_path, source, retries=2)
-    paused = supervisor.handle(one)
-    assert isinstance(paused, Deferred)
-    assert 0 < paused.seconds <= supervisor.settings.retry_seconds
-    time.sleep(paused.seconds + 0.1)  # the store's clock is not this one
-    record = outcome(supervisor, one)
+    with closing(Supervisor(store, make_runtime(settings), settings)) as supervisor:
+        paused = supervisor.handle(one)
+        assert isinstance(paused, Deferred)
+        assert 0 < paused.seconds <= settings.retry_seconds
+        time.sleep(paused.seconds + 0.1)  # the store's clock is not this one
+        record = outcome(supervisor, one)
     assert record["status"] == "finished"
     assert [attempt["exit_code"] for attempt in record["attempts"]] == [1, 0]
     assert (read_log(store, one, 0), read_log(store, one, 1)) == (b"1\n", b"2\n")
@@ -245,11 +250,16 @@ supervisor.handle({experiment!r})
 """
 
 
-def start_worker(tmp_path: Path, store: Store, experiment_id: str) -> subprocess.Popen[str]:
-    """A worker process without a broker that looks after one experiment."""
+@contextmanager
+def start_worker(tmp_path: Path, store: Store, experiment_id: str) -> Iterator[subprocess.Popen[str]]:
+    """A worker process without a broker that looks after one experiment, and is dead in the end."""
     code = WORKER.format(tests=str(Path(__file__).parents[1]), store=store.url, experiment=experiment_id)
     variables = {**os.environ, **environment(tmp_path / "home", runtime="process", gpus="none")}
-    return subprocess.Popen([sys.executable, "-c", code], env=variables, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen([sys.executable, "-c", code], env=variables, stdout=subprocess.PIPE, text=True) as worker:
+        try:
+            yield worker
+        finally:
+            worker.kill()
 
 
 def test_the_run_of_a_killed_worker_is_adopted_without_a_gap(

@@ -251,13 +251,14 @@ def test_what_is_over_is_stopped_by_a_neighbour_though_its_owner_lives_and_is_cu
     assert bench.kinds(one)[-1] == "lost"
 
 
-def test_a_stop_just_before_the_end_is_seen_in_the_journal(bench: Bench) -> None:
+def test_a_stop_just_before_the_end_is_seen_in_the_journal(bench: Bench, tmp_path: Path) -> None:
     """The journal's order decides, not whether a heartbeat came between."""
     worker = bench.worker(heartbeat_seconds=3600.0)
-    one = bench.submit("import time; time.sleep(0.5)")
+    one = bench.submit(gated(tmp_path / "gate"))
     thread = bench.deliver(worker, one)
     bench.running(one)
     assert bench.store.journal(one).decide(Kind.STOP_REQUESTED, "alice")
+    (tmp_path / "gate").touch()
     thread.join(60)
     state = bench.state(one)
     assert (state.status, state.reason, state.exit_code) == (Status.STOPPED, "stopped by alice", 0)

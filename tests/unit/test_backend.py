@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from backend_bench import application, request
+from backend_bench import LIMIT, application, request
 from celery import Celery, states
 from celery.exceptions import TimeoutError
 from celery.result import AsyncResult, GroupResult
@@ -146,12 +146,14 @@ class TestWaiting:
                 app.AsyncResult("a").get(timeout=timeout)
 
     def test_a_wait_sees_what_another_thread_stores(self, app: Celery) -> None:
-        timer = threading.Timer(0.3, lambda: app.backend.mark_as_done("a", 1, request("a")))
-        timer.start()
-        looks: list[int] = []
-        assert app.AsyncResult("a").get(timeout=20, on_interval=lambda: looks.append(1)) == 1
-        timer.join()
-        assert looks
+        storing = threading.Thread(target=lambda: app.backend.mark_as_done("a", 1, request("a")))
+
+        def store_soon() -> None:
+            if storing.ident is None:
+                storing.start()
+
+        assert app.AsyncResult("a").get(timeout=LIMIT, on_interval=store_soon) == 1
+        storing.join()
 
     def test_pauses_grow_up_to_the_setting(self, store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         options = {"poll_floor_seconds": 0.5, "poll_ceiling_seconds": 2}
@@ -179,14 +181,14 @@ class TestWaiting:
         with pytest.raises(TimeoutError):
             group.get(timeout=0.3)
         app.backend.store_result(ids[-1], 99, states.SUCCESS)
-        assert group.get(timeout=20) == list(range(100))
-        assert {task_id for task_id, _ in group.iter_native(timeout=20)} == set(ids)
+        assert group.get(timeout=LIMIT) == list(range(100))
+        assert {task_id for task_id, _ in group.iter_native(timeout=LIMIT)} == set(ids)
 
     def test_one_that_failed_is_told_without_waiting_for_the_rest(self, app: Celery) -> None:
         group = GroupResult("g", [app.AsyncResult("never"), app.AsyncResult("bad")], app=app)
         fail(app, "bad", ValueError("so it is"))
         with pytest.raises(ValueError, match="so it is"):
-            group.get(timeout=20)
+            group.get(timeout=LIMIT)
 
 
 class TestGroups:

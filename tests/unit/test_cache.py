@@ -89,12 +89,12 @@ def test_what_is_used_is_not_discarded(cache: Cache) -> None:
 
 def test_what_a_killed_process_was_making_goes_and_what_a_living_one_makes_stays(cache: Cache) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom studio_celery.cache import Cache\n"
-        "def make(partial):\n    (partial / 'half').write_text('x'); print('making', flush=True); time.sleep(600)\n"
+        "import sys\nfrom pathlib import Path\nfrom studio_celery.cache import Cache\n"
+        "def make(partial):\n    (partial / 'half').write_text('x'); print('making', flush=True); sys.stdin.read()\n"
         "with Cache(Path(sys.argv[1])).place('tools', 'one').hold(make): pass\n"
     )
-    home = str(cache.root.parent)
-    with subprocess.Popen([sys.executable, "-c", code, home], stdout=subprocess.PIPE, text=True) as maker:
+    argv = [sys.executable, "-c", code, str(cache.root.parent)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as maker:
         assert maker.stdout is not None
         assert maker.stdout.readline() == "making\n"
         cache.tidy()

@@ -85,6 +85,7 @@ def revoking() -> int:
 
 
 def test_all_that_a_worker_is_told_to_revoke_waits_in_one_thread(app: Application, tmp_path: Path) -> None:
+    wait_for("the end of threads of other tests", lambda: not revoking())
     one = submit(app.store, tmp_path, "print(1)")
     client = app.services.client = AwayClient(app.services.client)
     ids = [str(number) for number in range(500)]

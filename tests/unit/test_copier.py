@@ -76,7 +76,7 @@ def allotted(path: Path) -> int:
 
 
 def test_what_is_printed_is_readable_soon(store_url: str, directory: Path) -> None:
-    """The looks of both ends together take less than a second; the bound here is tenfold, for a busy machine."""
+    """The looks of both ends together take less than a second; what is waited for at most is for a busy machine."""
     store = Store(store_url)
     journal, looks = claimed(store), Settings().log_seconds
     assert looks + LOOK_SECONDS <= 0.8
@@ -86,7 +86,7 @@ def test_what_is_printed_is_readable_soon(store_url: str, directory: Path) -> No
     with copying(store, journal, directory, looks), (directory / "io" / "log").open("ab", buffering=0) as log:
         for number in range(3):
             log.write(b"line %d\n" % number)
-            assert wait_within(lambda: next(pieces), 10 if store.objects.root else 30) == b"line %d\n" % number
+            assert wait_within(lambda: next(pieces), 60) == b"line %d\n" % number
 
 
 def wait_within(ask, seconds: float) -> object:  # type: ignore[no-untyped-def]

@@ -114,7 +114,7 @@ def test_who_has_nobody_to_tell_leaves_all_the_same(worker: Worker) -> None:
     worker.told("listens")
     os.close(reader)
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     assert worker.all_told[-3:] == ["detached", "stopped taking", "ends"]
 
 
@@ -126,7 +126,7 @@ def test_who_has_nobody_to_tell_does_not_wait_for_what_does_not_answer(worker: W
     worker.told("listens")
     os.close(reader)
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
 
 
 def own_terminal() -> None:
@@ -142,7 +142,7 @@ def test_who_loses_its_terminal_leaves_and_does_not_begin_anew(worker: Worker, w
     os.close(slave)
     worker.told(where)
     os.close(master)  # the kernel sends SIGHUP
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     assert worker.all_told.count("began") == 1
 
 
@@ -154,17 +154,19 @@ def test_a_reload_in_a_terminal_that_is_still_there_begins_anew(worker: Worker) 
     process.send_signal(signal.SIGHUP)
     worker.told("listens", 2)
     process.send_signal(signal.SIGQUIT)
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     os.close(master)
 
 
 def test_what_cannot_be_left_in_order_is_left_all_the_same(worker: Worker) -> None:
     (worker.folder / "broken-detach").touch()
+    end = worker.hold("end")
     process = worker.start()
     worker.told("listens")
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
-    assert "cannot be done in order" in worker.said
+    wait_for("what it says of it", lambda: "cannot be done in order" in worker.said)
+    end.unlink()
+    assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
@@ -177,7 +179,7 @@ def test_a_stop_after_a_reload_is_obeyed(worker: Worker, stop: signal.Signals) -
     process.send_signal(stop)
     wait_for("its answer", lambda: "not beginning anew" in worker.said)
     end.unlink()
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     assert worker.all_told.count("began") == 1
 
 
@@ -185,12 +187,12 @@ def test_a_stop_that_nobody_has_read_is_obeyed(worker: Worker) -> None:
     """The thread that hears hangs in the store, since the reload before."""
     worker.hold("detach")
     worker.hold("end")
-    process = worker.start(1.0)
+    process = worker.start(5.0)
     worker.told("listens")
     process.send_signal(signal.SIGHUP)
     worker.told("detached")
     process.send_signal(signal.SIGQUIT)
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     assert worker.all_told.count("began") == 1
 
 
@@ -203,7 +205,7 @@ def test_a_reload_after_a_stop_does_not_begin_anew(worker: Worker) -> None:
     process.send_signal(signal.SIGHUP)
     wait_for("its answer", lambda: "told to stop already" in worker.said)
     end.unlink()
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     assert worker.all_told.count("began") == 1
     assert "detached" not in worker.all_told
 
@@ -217,7 +219,7 @@ def test_a_reload_while_it_starts_is_made_up_for(worker: Worker) -> None:
     worker.told("listens")
     assert [line for line in worker.all_told if line in ("began", "listens")] == ["began", "began", "listens"]
     process.send_signal(signal.SIGQUIT)
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
@@ -226,7 +228,7 @@ def test_a_stop_while_it_starts_ends_it_at_once(worker: Worker, stop: signal.Sig
     process = worker.start()
     worker.told("hears")
     process.send_signal(stop)
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
 
 
 def reload(worker: Worker) -> Callable[[], object]:
@@ -252,7 +254,7 @@ def test_a_signal_between_the_two_programs_waits_for_the_second(worker: Worker) 
     worker.told("began", 4)
     worker.process.send_signal(signal.SIGTERM)
     before.unlink()
-    assert worker.process.wait(30) == 0
+    assert worker.process.wait(60) == 0
     assert worker.all_told.count("hears") == 3
 
 
@@ -261,7 +263,7 @@ def test_children_of_the_second_program_have_no_signals_blocked_or_ignored(worke
     worker.told("listens", 2)
     assert worker.process is not None
     worker.process.send_signal(signal.SIGQUIT)
-    assert worker.process.wait(30) == 0
+    assert worker.process.wait(60) == 0
     assert worker.all_told.count(f"set() {signal.Handlers.SIG_DFL!s}") == 2, worker.all_told
 
 
@@ -274,7 +276,7 @@ def test_the_second_program_has_no_files_of_the_first(worker: Worker) -> None:
     worker.told("listens", 2)
     wait_for("standard streams and a pipe", lambda: len(list(files.iterdir())) == 5)
     process.send_signal(signal.SIGQUIT)
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
 
 
 def test_who_cannot_begin_anew_says_so_and_fails(worker: Worker) -> None:
@@ -283,5 +285,5 @@ def test_who_cannot_begin_anew_says_so_and_fails(worker: Worker) -> None:
     process = worker.start()
     worker.told("listens")
     process.send_signal(signal.SIGHUP)
-    assert process.wait(30) == 1
+    assert process.wait(60) == 1
     assert "cannot begin anew (/nowhere/python: No such file or directory): start it again" in worker.said

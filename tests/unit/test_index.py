@@ -8,7 +8,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -291,41 +290,42 @@ def test_stores_have_files_of_their_own_for_their_owners_eyes(tmp_path: Path, in
     assert index.path.stat().st_mode & 0o777 == 0o600
 
 
-def damaged(path: Path) -> bool:
-    """Write over the beginning of a file; False if it is not there."""
+def damage_whole(path: Path) -> bool:
+    """Write over the beginning of a file; False if it is not whole, or not there because it is made anew."""
     try:
         with path.open("r+b") as file:
-            file.write(b"\xff" * 200)
+            whole = file.read(16) == b"SQLite format 3\0"
+            file.seek(0)
+            return whole and file.write(b"\xff" * 200) > 0
     except FileNotFoundError:
         return False
-    return True
 
 
 def test_many_processes_use_one_file(tmp_path: Path, index: Index) -> None:
-    """Some write, one damages the file again and again: nobody fails, and at the end it is whole."""
+    """Some write, one damages the file again and again: it is made anew each time, and nobody fails."""
     program = (
         "import itertools, sys; from pathlib import Path\n"
         "from studio_celery.index import Index; from studio_celery.store import Item\n"
-        f"index = Index(Path({str(tmp_path / 'home')!r}), sys.argv[1])\n"
+        "home, url, name, enough = sys.argv[1:]\n"
+        "index = Index(Path(home), url)\n"
         "for n in itertools.count():\n"
-        "    index.keep([(Item(f'{sys.argv[2]}-{n}', 0, float(n)), [])])\n"
-        "    index.find([Item(f'{sys.argv[2]}-{n}', 0, float(n))])\n"
-        "    if Path(sys.argv[3]).exists(): break\n"
+        "    index.keep([(Item(f'{name}-{n}', 0, float(n)), [])])\n"
+        "    index.find([Item(f'{name}-{n}', 0, float(n))])\n"
+        "    Path(enough + name).touch()\n"
+        "    if Path(enough).exists(): break\n"
     )
-    url = str(tmp_path / "store")
-    assert Index(tmp_path / "home", url).path == index.path
-    enough = tmp_path / "enough"
+    home, url, enough = tmp_path / "home", str(tmp_path / "store"), tmp_path / "enough"
+    assert Index(home, url).path == index.path
     with ExitStack() as started:
         workers = []
         for name in "abc":
-            argv = [sys.executable, "-c", program, url, name, str(enough)]
+            argv = [sys.executable, "-c", program, str(home), url, name, str(enough)]
             worker = started.enter_context(subprocess.Popen(argv, stderr=subprocess.PIPE, text=True))
             started.callback(worker.kill)
             workers.append(worker)
+        wait_for("all of them", lambda: all(Path(f"{enough}{name}").exists() for name in "abc"))
         for _ in range(5):
-            # It is not there while one of them makes it anew.
-            wait_for("the file to damage", lambda: damaged(index.path))
-            time.sleep(0.05)
+            wait_for("a whole file to damage", lambda: damage_whole(index.path))
         enough.touch()
         for worker in workers:
             _, said = worker.communicate(timeout=60)

@@ -147,11 +147,11 @@ class EngineMachine(RuleBasedStateMachine):
             elif self.held[name]:
                 self.acknowledge(name, 1)
         left = Path(tempfile.mkdtemp(prefix="engine-"))
-        if kill:
-            with self.writer._writing:
+        with self.writer._writing:
+            if kill:
                 self.database.leave_after_a_kill(left)
-        else:
-            self.database.leave_after_a_power_cut(left)
+            else:
+                self.database.leave_after_a_power_cut(left)
         self._stop()
         shutil.rmtree(self.path)
         self.path = left
@@ -164,6 +164,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @invariant()
     def counts_are_right(self) -> None:
+        self.runner.run(self.engine.followed())
         for name, messages in self.open.items():
             assert len(self.attached(name).dispatcher.backlog) == len(messages)
 

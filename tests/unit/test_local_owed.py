@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commits_bench import CommitsBench, failing
+from commits_bench import CommitsBench, Failing
 from local_tables import refuse_to_write
 
 from transports.local.storage import debt, redo, wanted
@@ -215,13 +215,13 @@ def test_closing_makes_up_for_what_the_thread_cannot_do(tmp_path: Path, times: i
     async def scenario() -> None:
         bench = Bench(tmp_path)
         await bench.begin("start")
-        go_on = threading.Event()
-        await bench.operate("large", _LARGE, failing(times, go_on))
-        await asyncio.sleep(0.05)
+        failing = Failing(times)
+        await bench.operate("large", _LARGE, failing)
+        await bench.until(failing.begun.is_set)
         await bench.operate("a")
         late = bench.begin("late")
         bench.commits.close()
-        go_on.set()
+        failing.go_on.set()
         found = await asyncio.gather(late, return_exceptions=True)
         bench.commits.later(lambda tables: tables.save_counter("last", 1))
         bench.commits.close()
@@ -246,13 +246,17 @@ def test_after_the_close_the_log_confirms_nothing(play: Play) -> None:
     play(scenario)
 
 
-def test_what_was_refused_is_made_before_what_was_confirmed_meanwhile(play: Play) -> None:
+def test_what_was_refused_is_made_before_what_was_confirmed_meanwhile(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(debt, "RETRY_SECONDS", 600)
+
     async def scenario(bench: Bench) -> None:
-        go_on = threading.Event()
-        await bench.operate("large", _LARGE, failing(1, go_on))
-        await asyncio.sleep(0.05)
+        failing = Failing(1)
+        await bench.operate("large", _LARGE, failing)
+        await bench.until(failing.begun.is_set)
         await bench.operate("a")
-        go_on.set()
+        failing.go_on.set()
         await bench.until(lambda: bench.commits._debt.refused)
         await bench.begin("b")
         assert bench.made == ["large", "a", "b"]

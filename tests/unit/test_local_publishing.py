@@ -57,6 +57,7 @@ async def setup(engine: Engine) -> None:
 async def handle_all(engine: Engine) -> None:
     """Take and acknowledge what waits."""
     attached = engine.catalog.subscription(SUBSCRIPTION.name)
+    await engine.followed()
     while attached.waiting:
         found = await engine.deliveries(attached, Consumer(ack_deadline_seconds=600))
         assert await engine.acknowledge(SUBSCRIPTION.name, [each.ack_id for each in found]) == []

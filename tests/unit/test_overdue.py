@@ -68,11 +68,11 @@ def test_it_fails_too_if_it_was_young_when_it_was_first_seen(store: Store, ends:
 
 
 def test_a_lifetime_that_ran_out_expires_what_waits(store: Store, ends: Ends) -> None:
-    waiting = record(store, 61, Kind.QUEUED, lifetime_seconds=60)
-    early = record(store, 59, Kind.QUEUED, lifetime_seconds=60)
-    claimed = record(store, 61, Kind.QUEUED, Kind.CLAIMED, lifetime_seconds=60)
+    waiting = record(store, 3700, Kind.QUEUED, lifetime_seconds=3600)
+    early = record(store, 3500, Kind.QUEUED, lifetime_seconds=3600)
+    claimed = record(store, 3700, Kind.QUEUED, Kind.CLAIMED, lifetime_seconds=3600)
     ends.record()
-    assert status(store, waiting) == (Status.EXPIRED, "waited longer than --lifetime 1m")
+    assert status(store, waiting) == (Status.EXPIRED, "waited longer than --lifetime 1h")
     assert status(store, early)[0] is Status.WAITING
     assert status(store, claimed)[0] is Status.PREPARING
 

@@ -14,7 +14,7 @@ from transports.errors import NotAuthenticated, ServerUnavailable
 from transports.pubsub.options import Options
 from transports.pubsub.receiving.watchdog import Watchdog
 
-LIMIT = 10.0
+LIMIT = 30.0
 
 
 class MemoryStream:

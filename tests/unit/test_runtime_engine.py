@@ -198,7 +198,7 @@ def test_one_listing_tells_of_all_containers_for_a_while(engine: Engine, server:
 @pytest.mark.parametrize("cut", list(CUTS))
 def test_a_pull_that_is_cut_is_another_workers_chance(server: Server, tmp_path: Path, cut: str) -> None:
     server.cut = cut
-    options = DockerOptions(home=tmp_path, pull_silence_seconds=0.3 if cut.startswith("silent") else 60.0)
+    options = DockerOptions(home=tmp_path, pull_silence_seconds=3.0 if cut.startswith("silent") else 60.0)
     images = Images(Engine(f"unix://{server.server_address!s}", {}), options)
     with pytest.raises(RuntimeFailure, match=CUTS[cut][1]) as caught:
         images.ensure("some/image:1", lambda _: None, lambda: False)
@@ -220,7 +220,6 @@ def test_a_defect_in_following_a_pull_is_not_taken_for_its_end(
 def test_a_hung_engine_is_waited_for_once_by_all_together(
     server: Server, monkeypatch: pytest.MonkeyPatch, hung: str
 ) -> None:
-    monkeypatch.setattr("studio_celery.runtimes.docker.engine.ANSWER_SECONDS", 1.0)
     server.answers["containers"] = 200, []
     server.hangs[hung] = threading.Event()
     engine = Engine(f"unix://{server.server_address!s}", {})
@@ -234,7 +233,8 @@ def test_a_hung_engine_is_waited_for_once_by_all_together(
             question(name)
         return str(caught.value)
 
-    with ThreadPoolExecutor(16) as threads:
+    with monkeypatch.context() as patched, ThreadPoolExecutor(16) as threads:
+        patched.setattr("studio_celery.runtimes.docker.engine.ANSWER_SECONDS", 3.0)  # within which all have asked
         told = set(threads.map(ask, "abcdefghijklmnop"))
     server.hangs[hung].set()
     assert len(told) == 1

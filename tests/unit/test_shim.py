@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,23 @@ def io(tmp_path: Path) -> Path:
     path = tmp_path / "io"
     path.mkdir()
     return path
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test starts ends with it, also if it fails."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Noted(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    yield
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def start(io: Path, *argv: str) -> subprocess.Popen[bytes]:

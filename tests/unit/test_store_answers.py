@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.refusals -= 1
             self._answer(503, {}, b"")
             return
-        connection = http.client.HTTPConnection(self.server.target, timeout=30)
+        connection = http.client.HTTPConnection(self.server.target, timeout=60)
         connection.request(self.command, self.path, body, dict(self.headers.items()))
         answer = connection.getresponse()
         data = answer.read()

@@ -67,7 +67,8 @@ def test_it_takes_nothing_until_it_is_fit_again(tmp_path: Path) -> None:
     assert one.look() == ("The engine is away.", False)
     assert told == ["The engine is away."]
     away.clear()
-    wait_for("its recovery", lambda: one.why is None)
+    wait_for("its recovery", lambda: None in told)
+    assert one.why is None
     assert told == ["The engine is away.", None]
     assert one.look() == (None, False)
     one.close()

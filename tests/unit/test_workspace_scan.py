@@ -181,7 +181,7 @@ PATTERNS = st.builds(
 @settings(
     max_examples=60,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     paths=st.sets(PATHS, min_size=1, max_size=12),
