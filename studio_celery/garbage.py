@@ -103,14 +103,14 @@ class Garbage:
     def collect(self, *, dry_run: bool) -> Collected:
         """Remove what nobody needs; a `StoreError` leaves everything that was not looked at."""
         now, blobs = self._store.now(), self._store.blobs()
-        ids = set(self._store.objects.folders("experiments"))
-        journals = self._read(ids)
+        journals = self._read(self._store.objects.folders("experiments"))
         needed = {digest for pages in journals for digest in pages.digests}
         doomed = [b for b in blobs if b.key not in needed and now - b.modified > SPARED_SECONDS]
         forgotten = [p for p in journals if p.removed_at is not None and now - p.removed_at > JOURNAL_SECONDS]
         temporary = list(_temporary_files(self._store.objects.root, SPARED_SECONDS))
         if not dry_run:
-            doomed = self._remove(doomed, ids) if doomed else []
+            # An experiment may have a directory before its journal has an entry: that one is looked at again.
+            doomed = self._remove(doomed, {p.experiment_id for p in journals if p.keys}) if doomed else []
             self._finish_removals(journals, forgotten)
             for path in temporary:
                 path.unlink(missing_ok=True)
@@ -230,11 +230,11 @@ def _prune(root: Path | None, seconds: float) -> None:
 
 def _temporary_files(root: Path | None, seconds: float) -> Iterator[Path]:
     """Files that were never given their name, where the store is a directory of this machine."""
-    if root is None:
-        return
-    for path in root.rglob("*#*"):
-        try:
-            if _TEMPORARY.fullmatch(path.name) and path.is_file() and time.time() - path.stat().st_mtime > seconds:
-                yield path
-        except FileNotFoundError:
-            logger.debug("%s has its name by now.", path)
+    # Not by `Path.rglob`, which fails if a directory goes while it looks: another collector may prune.
+    for folder, _, names in os.walk(root) if root else ():
+        for path in (Path(folder, name) for name in names if _TEMPORARY.fullmatch(name)):
+            try:
+                if path.is_file() and time.time() - path.stat().st_mtime > seconds:
+                    yield path
+            except FileNotFoundError:
+                logger.debug("%s has its name by now.", path)
