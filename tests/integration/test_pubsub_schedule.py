@@ -19,8 +19,8 @@ from test_pubsub_bench import GPU, LIMIT, Broker, Taker
 from transports.pubsub.link import Link
 from transports.pubsub.receiving.intake import Intake
 
-#: Seconds by which a message may be late.
-LATE_SECONDS = 2.0
+#: Seconds by which a message may be late: less than a lease of the server.
+LATE_SECONDS = 8.0
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ class TestDue:
         message.ack()
         assert taker.gets_nothing()
         link = taker.channel.link
-        assert not link.keeper._ledger.held
+        wait_for("the acknowledgement", lambda: not link.keeper._ledger.held)
         assert not link.alarm._calls
 
     @pytest.mark.parametrize("seconds", [1.2, 4.5])
@@ -70,7 +70,7 @@ class TestDue:
         assert broker.taker(GPU, prefetch=1).bodies(1) == ["now"]
 
     def test_one_survives_the_consumer_that_put_it_off(self, broker: Broker) -> None:
-        headers = eta(6)
+        headers = eta(8)
         broker.publish("x", headers=headers)
         broker.publish("now")
         first = broker.taker(GPU, prefetch=1)
@@ -80,24 +80,27 @@ class TestDue:
         assert time.time() >= datetime.fromisoformat(headers["eta"]).timestamp()
 
     def test_one_survives_the_process_that_put_it_off(self, broker: Broker) -> None:
-        headers = eta(8)
-        broker.publish("x", headers=headers)
-        broker.publish("now")
         code = """
             connection = Connection(URL, transport_options=FAST)
             connection.Consumer(Queue("gpu"), on_message=lambda message: message.ack()).consume()
-            connection.drain_events(timeout=30)
+            print("ready", flush=True)
+            connection.drain_events(timeout=60)
             connection.release()
             os._exit(0)
         """
         with broker.run(code) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            headers = eta(8)
+            broker.publish("x", headers=headers)
+            broker.publish("now")
             assert process.wait(LIMIT) == 0
         assert broker.taker(GPU, prefetch=1).bodies(1) == ["x"]
         late = time.time() - datetime.fromisoformat(headers["eta"]).timestamp()
         assert 0 <= late <= LATE_SECONDS
 
     def test_one_that_comes_due_while_all_slots_are_taken_waits_at_the_server(self, broker: Broker) -> None:
-        broker.publish("x", headers=eta(3))
+        broker.publish("x", headers=eta(6))
         broker.publish("now")
         busy = broker.taker(GPU, prefetch=1)
         (running,) = busy.take()
@@ -107,8 +110,8 @@ class TestDue:
         assert busy.gets_nothing()
 
     def test_one_that_is_due_in_a_moment_is_given_back_by_a_consumer_that_ends(self, broker: Broker) -> None:
-        broker.publish("x", headers=eta(1.5))
-        first = broker.taker(GPU, prefetch=1)
+        broker.publish("x", headers=eta(5))
+        first = broker.taker(GPU, prefetch=1, options={"eta_lead_seconds": 60})
         wait_for("the message", lambda: first.channel.link.alarm._calls)
         first.consumer.cancel()
         assert broker.taker(GPU).bodies(1) == ["x"]
@@ -116,12 +119,11 @@ class TestDue:
     def test_getting_one_message_passes_over_what_is_not_due(self, broker: Broker) -> None:
         broker.publish("later", headers=eta(3600))
         broker.publish("now")
-        channel = broker.connect(get_timeout_seconds=4).channel()
-        message = channel.basic_get("gpu")
+        message = broker.connect(get_timeout_seconds=LIMIT).channel().basic_get("gpu")
         assert message is not None
         assert message.payload == "now"
         message.ack()
-        assert channel.basic_get("gpu") is None
+        assert broker.connect(get_timeout_seconds=4).channel().basic_get("gpu") is None
 
 
 class TestLongWaits:
@@ -171,31 +173,32 @@ class TestExpiry:
         assert broker.taker(GPU).bodies(1) == ["x"]
 
     def test_a_queue_gives_its_messages_so_long(self, broker: Broker) -> None:
-        short = Queue("gpu", message_ttl=0.5)
+        short = Queue("gpu", message_ttl=4)
         broker.publish("old", queue=short)
-        _let_pass(0.6)
+        _let_pass(4.1)
         taker = broker.taker(short)
         broker.publish("new")
         assert taker.bodies(1) == ["new"]
         assert not broker.waiting("celery-gpu")
 
     def test_one_that_expired_while_it_was_worked_on_does_not_come_back(self, broker: Broker) -> None:
-        broker.publish("x", expiration=2)
         taker = broker.taker(GPU)
+        broker.publish("x", expiration=4)
         (message,) = taker.take()
-        _let_pass(2.1)
+        _let_pass(4.1)
         message.requeue()
         assert taker.gets_nothing()
 
-    def test_a_message_that_expires_before_it_is_due_is_never_delivered(self, broker: Broker) -> None:
-        broker.publish("x", expiration=1, headers=eta(3))
-        assert broker.taker(GPU).gets_nothing(6)
+    @pytest.mark.parametrize("seconds", [1.8, 3])
+    def test_a_message_that_expires_before_it_is_due_is_never_delivered(self, broker: Broker, seconds: float) -> None:
+        broker.publish("x", expiration=1, headers=eta(seconds))
+        assert broker.taker(GPU).gets_nothing(seconds + 3)
 
     def test_an_expired_message_is_not_got_either(self, broker: Broker) -> None:
         broker.publish("old", expiration=0.1)
         broker.publish("new")
         _let_pass(0.2)
-        message = _get(broker.taker(Queue("other")))
+        message = _get(broker.taker(Queue("other"), options={"get_timeout_seconds": LIMIT}))
         assert message is not None
         assert message.payload == "new"
 

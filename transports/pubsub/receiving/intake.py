@@ -78,11 +78,11 @@ class Intake:
         return None
 
     def _is_unwanted(self, payload: dict[str, Any], received: Received) -> bool:
-        """Say whether a message is too old, or came by a topic exchange and matches no binding of the queue."""
+        """Say whether a message is too old, now or when it is due, or matches no binding of the queue."""
         if not self.link.topology.wants(self.queue, self.source.route, payload):
             return True
         ttl = schedule.time_to_live_seconds(payload, self.link.topology.message_ttl_seconds(self.queue))
-        return ttl is not None and received.published_at + ttl <= time.time()
+        return ttl is not None and received.published_at + ttl <= max(time.time(), schedule.eta(payload) or 0.0)
 
     def _when_due(self, parcel: Parcel) -> Parcel | None:
         eta = schedule.eta(parcel.payload)

@@ -32,7 +32,7 @@ _OPTIONS = (
     # With exactly-once delivery the ack ids that were refused come in the metadata, up to a thousand at a time.
     ("grpc.max_metadata_size", 4 * 1024 * 1024),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 5_000),
 )
 
