@@ -34,8 +34,8 @@ class TestReceiving:
         for name in ("one", "two", "three"):
             broker.publish(f"{name} 1", f"{name} 2", queue=name)
         taker = broker.taker(*(Queue(name) for name in ("one", "two", "three")), prefetch=1)
+        (kept,) = taker.take()  # before anybody else asks, who might get all
         other = broker.taker(*(Queue(name) for name in ("one", "two", "three")))
-        (kept,) = taker.take()
         assert taker.gets_nothing()
         others = other.take(5)
         assert len({each.payload for each in [kept, *others]}) == 6
