@@ -153,19 +153,24 @@ class Garbage:
             return list(readers.map(self._pages, sorted(ids)))
 
     def _pages(self, experiment_id: str) -> Pages:
-        items = self._store.objects.listing(f"experiments/{experiment_id}/journal")
-        bodies = tuple(self._store.objects.get(item.key) for item in items)
+        bodies: dict[str, bytes] = {}
         removed_at = None
-        for item, body in zip(items, bodies, strict=True):
-            if _kind(item.key, body) == Kind.REMOVED:
+        for item in self._store.objects.listing(f"experiments/{experiment_id}/journal"):
+            try:
+                bodies[item.key] = self._store.objects.get(item.key)
+            except KeyError:
+                logger.debug("Another collector has removed %s.", item.key)
+                continue
+            if _kind(item.key, bodies[item.key]) == Kind.REMOVED:
                 removed_at = item.modified
-        return Pages(experiment_id, tuple(item.key for item in items), bodies, removed_at)
+        return Pages(experiment_id, tuple(bodies), tuple(bodies.values()), removed_at)
 
     def _finish_removals(self, journals: list[Pages], forgotten: list[Pages]) -> None:
         """Remove what an interrupted `studio rm`, or an owner that was cut off, left of removed experiments."""
         for pages in journals:
-            if pages.removed_at is not None:
-                self._store.clear(_experiment(pages))
+            experiment = _experiment(pages) if pages.removed_at is not None else None
+            if experiment is not None:
+                self._store.clear(experiment)
         for pages in forgotten:
             for key in pages.keys:  # `removed` last: an interrupted removal is recognised by it
                 self._store.objects.delete(key)
@@ -212,10 +217,11 @@ def _kind(key: str, body: bytes) -> str:
         ) from exc
 
 
-def _experiment(pages: Pages) -> Experiment:
-    """What `Store.clear` needs to know: id, and hour of submission."""
-    first = json.loads(pages.bodies[0]).get("experiment", {})
-    at = first.get("submitted_at", "")
+def _experiment(pages: Pages) -> Experiment | None:
+    """What `Store.clear` needs to know: id, and hour of submission; None if its first entry went after all else."""
+    at = json.loads(pages.bodies[0]).get("experiment", {}).get("submitted_at")
+    if at is None:
+        return None
     return Experiment(id=pages.experiment_id, queue="q", script="s", workspace="", submitted_at=at)
 
 

@@ -75,11 +75,11 @@ class Store:
         key = _turn_key(experiment_id, queued_seq)
         if self.objects.create(key, b""):
             return True
-        with suppress(KeyError):
-            if self.now() - self.objects.head(key).modified <= turn_seconds:
-                return False
-        self.objects.delete(key)
-        return self.objects.create(key, b"")
+        with suppress(KeyError):  # a turn that is over by now: what is there next is somebody else's
+            if self.now() - self.objects.head(key).modified > turn_seconds:
+                self.objects.delete(key)
+                return self.objects.create(key, b"")
+        return False
 
     def end_turn(self, experiment_id: str, queued_seq: int) -> None:
         """Let somebody else try, or clear away: the turn is over."""

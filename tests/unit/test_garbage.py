@@ -110,6 +110,23 @@ def test_what_an_interrupted_removal_left_goes(store: Store) -> None:
     assert store.objects.listing(f"experiments/{one}/attempts") == []
 
 
+def test_a_journal_that_another_collector_removes_while_it_is_read_is_no_error(store: Store) -> None:
+    one = refer(store, put(store, b"workspace"))
+    end_and_remove(store, one, 32 * DAY)
+    key = f"experiments/{one}/journal/000002.json"
+    slow = Pausing(store.url, "get", key, lambda: collect(Store(store.url)) and None)
+    assert collect(slow).experiments == 0
+    assert store.objects.listing(f"experiments/{one}") == []
+
+
+def test_a_journal_of_which_an_interrupted_collection_left_the_end_goes(store: Store) -> None:
+    one = refer(store, put(store, b"workspace"))
+    end_and_remove(store, one, 32 * DAY)
+    store.objects.delete(f"experiments/{one}/journal/000001.json")
+    assert collect(store).experiments == 1
+    assert store.objects.listing(f"experiments/{one}") == []
+
+
 def test_a_journal_that_cannot_be_read_stops_everything(store: Store) -> None:
     unneeded = put(store, b"unneeded", 2 * DAY)
     store.objects.put(f"experiments/{new_id()}/journal/000001.json", b"{tor")

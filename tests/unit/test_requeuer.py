@@ -24,7 +24,7 @@ from studio_celery.janitor import requeues
 from studio_celery.janitor.requeues import Requeues
 from studio_celery.journal import Kind
 from studio_celery.settings import Settings
-from studio_celery.store import Journal, Store
+from studio_celery.store import Item, Journal, Store
 from studio_celery.submission.broker import Broker
 from studio_celery.submission.message import Message
 from studio_celery.submission.request import make_request
@@ -433,6 +433,25 @@ def test_turns_and_messages_are_in_every_kind_of_store(store_url: str) -> None:
     assert store.take_turn("e", 2, turn_seconds=60)
     store.clear(Experiment(id="e", queue="q", script="s", workspace="", submitted_at=utc_now()))
     assert store.objects.listing("experiments") == []
+
+
+def test_a_turn_that_ends_while_it_is_looked_at_is_not_taken_from_who_takes_it_then(store_url: str) -> None:
+    store, others = Store(store_url), Store(store_url)
+    assert others.take_turn("e", 2, turn_seconds=60)
+    head = store.objects.head
+
+    def ends_meanwhile(key: str) -> Item:
+        if not key.endswith("000002"):
+            return head(key)
+        others.end_turn("e", 2)
+        try:
+            return head(key)
+        finally:
+            assert others.take_turn("e", 2, turn_seconds=60)
+
+    store.objects.head = ends_meanwhile  # type: ignore[method-assign]
+    assert not store.take_turn("e", 2, turn_seconds=60)
+    assert others.objects.exists("experiments/e/turns/000002")
 
 
 class Faulty(Broker):
