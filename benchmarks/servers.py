@@ -10,7 +10,8 @@ from pathlib import Path
 
 # The tests start the same servers.
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from pubsub_servers import ServerProcess, broker_process, emulator, find_emulator, free_port, local_broker
+from ports import kept_port
+from pubsub_servers import ServerProcess, broker_process, emulator, find_emulator, local_broker
 
 __all__ = ["Addresses", "ServerProcess", "broker", "echo", "large_emulator", "running"]
 
@@ -44,13 +45,13 @@ def running(folder: Path) -> Iterator[Addresses]:
 @contextmanager
 def _redis(folder: Path) -> Iterator[str]:
     """Run Redis as a broker usually is: in memory, nothing written."""
-    port = free_port()
-    command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
-    command += ["--databases", str(_REDIS_DATABASES), "--dir", str(folder)]
-    with _started(
-        ServerProcess(command, ready=r"(Ready to accept connections)", address=f"127.0.0.1:{port}")
-    ) as server:
-        yield server.address
+    with kept_port() as port:
+        command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
+        command += ["--databases", str(_REDIS_DATABASES), "--dir", str(folder)]
+        with _started(
+            ServerProcess(command, ready=r"(Ready to accept connections)", address=f"127.0.0.1:{port}")
+        ) as server:
+            yield server.address
 
 
 @contextmanager
@@ -63,11 +64,11 @@ def broker(data: Path) -> Iterator[ServerProcess]:
 @contextmanager
 def large_emulator() -> Iterator[ServerProcess]:
     """Run Google's emulator with memory for a long backlog."""
-    port = free_port()
-    command = ["java", _EMULATOR_MEMORY, "-jar", str(find_emulator()), "--host=127.0.0.1", f"--port={port}"]
-    ready = r"Server started, listening on (\d+)"
-    with _started(ServerProcess(command, ready=ready, address=f"127.0.0.1:{port}")) as server:
-        yield server
+    with kept_port() as port:
+        command = ["java", _EMULATOR_MEMORY, "-jar", str(find_emulator()), "--host=127.0.0.1", f"--port={port}"]
+        ready = r"Server started, listening on (\d+)"
+        with _started(ServerProcess(command, ready=ready, address=f"127.0.0.1:{port}")) as server:
+            yield server
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def ready_url(server: subprocess.Popen[str]) -> str:
     """Where it answers, once it does."""
     assert server.stdout is not None
     line = server.stdout.readline().strip()
-    assert line.startswith("ready http://"), f"{line!r}: {server.communicate()[1]}"
+    assert line.startswith("ready http://"), f"{line!r}: {server.communicate(timeout=60)[1]}"
     return line.removeprefix("ready ")
 
 

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -120,13 +119,6 @@ def broker_process(data: Path, *options: str, host: str = "127.0.0.1", port: int
     command = [sys.executable, "-m", "transports.local", f"--host={host}", f"--port={port}", f"--data={data}", *options]
     with _running(ServerProcess(command, ready=r"^ready (\S+)")) as server:
         yield server
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

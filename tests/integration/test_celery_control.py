@@ -68,8 +68,8 @@ class TestInspect:
     def test_the_command_pings_both_workers_and_ends_soon(self, bench: WorkerBench) -> None:
         began = time.monotonic()
         done = bench.command("inspect", "--timeout=5", "ping")
-        # Five seconds for the answers and one to start; as long again and more for a busy machine.
-        assert time.monotonic() - began < 40
+        # Five seconds for the answers and one to start; less than if it waited in vain, at its end, for what it leaves.
+        assert time.monotonic() - began < 35
         assert done.returncode == 0
         assert "2 nodes online." in done.stdout
         assert done.stderr == ""

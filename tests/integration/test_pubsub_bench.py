@@ -83,7 +83,7 @@ class Broker:
     def connect(self, query: str = "", **options: Any) -> Connection:
         connection = Connection(self.url + query, transport_options={**FAST, **options})
         self._connections.append(connection)
-        # An attempt has one second; Google's emulator takes longer for its first connection on a busy machine.
+        # An attempt has five seconds; Google's emulator takes longer for its first connection on a busy machine.
         connection.ensure_connection(max_retries=10, interval_start=0.1, interval_step=0.2)
         return connection
 

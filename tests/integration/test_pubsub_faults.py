@@ -39,9 +39,9 @@ QUICK = {
 PATIENT = {"rpc_timeout_seconds": 30.0, "publish_timeout_seconds": 60.0}
 #: Seconds of a lease, and half a second more.
 LEASE = 5.5
-#: Seconds within which an error that cannot be waited out is raised, 5 on an idle machine; it would be waited for in
-#: vain for as long as there are streams.
-RAISED = 60.0
+#: Seconds within which an error that cannot be waited out is raised, 5 on an idle machine; less than the life of a
+#: stream, after which another one would be told.
+RAISED = 40.0
 #: Seconds that a busy machine may take longer.
 BUSY = 20.0
 

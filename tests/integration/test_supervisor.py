@@ -157,9 +157,8 @@ def test_a_script_that_runs_too_long_is_stopped(supervisor: Supervisor, store: S
 
 
 def test_retries_are_attempts_of_the_same_experiment(store: Store, tmp_path: Path) -> None:
-    settings = quick_settings(
-        tmp_path / "home", retry_seconds=3.0
-    )  # more than what follows the end of an attempt takes
+    # More than what follows the end of an attempt takes.
+    settings = quick_settings(tmp_path / "home", retry_seconds=3.0)
     source = "import os, sys; print(os.environ['STUDIO_ATTEMPT']); sys.exit(os.environ['STUDIO_ATTEMPT'] != '2')"
     one = submit(store, tmp_path, source, retries=2)
     with closing(Supervisor(store, make_runtime(settings), settings)) as supervisor:

@@ -147,6 +147,9 @@ def test_a_stop_is_never_declared_over_an_owner_that_lives(bench: Bench, tmp_pat
     worker, one = bench.worker(), bench.submit(gated(tmp_path / "gate"))
     bench.deliver(worker, one)
     bench.running(one)
+    wait_for("its heartbeat", lambda: bench.store.heartbeat_modified(one, 1))
+    for entry in (Path(bench.store.url) / "experiments" / one / "journal").glob("*.json"):
+        os.utime(entry, (time.time() - 3600,) * 2)  # only its heartbeat says that it lives
     client = bench.client(patience_floor_seconds=20.0)  # longer than this process, owner and onlooker, may stand still
     client.stop(one)
     while not (record := client.show(one))["finished_at"]:

@@ -27,7 +27,8 @@ from cut_proxy import CutProxy
 from docker_engine import IMAGE
 from faulty_store import Chance, Faults
 from own_engine import OwnEngine, own_engine
-from pubsub_servers import ServerProcess, broker_process, free_port
+from ports import kept_port
+from pubsub_servers import ServerProcess, broker_process
 
 from studio_celery.settings import Settings
 
@@ -151,8 +152,7 @@ def engine() -> Iterator[OwnEngine]:
 @contextmanager
 def a_round(folder: Path, seed: int, **settings: object) -> Iterator[Round]:
     folder.mkdir()
-    port = free_port()
-    with ExitStack() as stack:
+    with kept_port() as port, ExitStack() as stack:
         scene = Scene(folder / "scene", f"127.0.0.1:{port}", **{**REAL, **settings})
         made = Round(scene, stack, random.Random(seed), data=folder / "broker", port=port)
         stack.enter_context(scene)
