@@ -29,8 +29,9 @@ from transports.local.streams import Pipe, serve_stream
 from transports.local.subscriber import SubscriberService
 from transports.local.wire import Message, serialize
 
-#: Seconds before a caller's deadline at which a pull that found nothing answers, so that the answer arrives in time.
-ANSWER_SECONDS = 0.2
+#: Seconds before a caller's deadline at which a pull that found nothing answers, so that the answer arrives in time on
+#: a busy machine, too; a quarter of his patience at most.
+ANSWER_SECONDS = 1.0
 #: The classes that pulls and streams are read as.
 _PULL_REQUEST = wire.request_type("PullRequest")
 _STREAM_REQUEST = wire.request_type("StreamingPullRequest")
@@ -97,7 +98,7 @@ class Adapter:
 
         async def pull(request: Message, call: Call) -> None:
             remaining = call.time_remaining()
-            wait_seconds = math.inf if remaining is None else max(remaining - ANSWER_SECONDS, 0)
+            wait_seconds = math.inf if remaining is None else max(remaining - min(ANSWER_SECONDS, remaining / 4), 0)
             response = await subscriber.pull(request, wait_seconds)
             try:
                 await call.write(serialize(response))
