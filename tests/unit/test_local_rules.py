@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,10 +70,9 @@ def test_an_expiration_is_a_day_or_never() -> None:
 numbers = st.integers(0, 2**59)
 
 
-@given(numbers, numbers, numbers)
-def test_an_ack_id_is_read_as_it_was_written(subscription: int, message: int, token: int) -> None:
-    ack_id = AckId(subscription, message, token)
-    assert ackids.parse(str(ack_id)) == ack_id
+@given(st.lists(st.builds(AckId, numbers, numbers, numbers)))
+def test_ack_ids_are_read_as_they_were_written(ack_ids: list[AckId]) -> None:
+    assert ackids.parse([str(each) for each in ack_ids]) == ack_ids
 
 
 #: Characters of an ack id.
@@ -94,5 +95,7 @@ _ALL = 32
     ],
 )
 def test_what_is_no_ack_id_is_refused(text: str) -> None:
-    with pytest.raises(InvalidArgumentError):
-        ackids.parse(text)
+    good = str(AckId(1, 2, 3))
+    for texts in ([text], [good, text], [text, good], [good, text, good], [text, text]):
+        with pytest.raises(InvalidArgumentError, match=re.escape(repr(text))):
+            ackids.parse(texts)

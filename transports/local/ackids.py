@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from binascii import a2b_base64, b2a_base64
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from transports.local.errors import InvalidArgumentError
@@ -27,14 +28,22 @@ class AckId(NamedTuple):
         return b2a_base64(_FORM.pack(*self), newline=False).decode()
 
 
-def parse(text: str) -> AckId:
-    """Read what ``str`` wrote."""
+def parse(texts: Sequence[str]) -> list[AckId]:
+    """Read what ``str`` wrote.
+
+    Raises:
+        InvalidArgumentError: One of them is something else.
+    """
+    for each in texts:
+        if len(each) != _CHARACTERS:
+            raise _wrong(each)
     try:
-        if len(text) == _CHARACTERS:
-            return AckId._make(_FORM.unpack(a2b_base64(text, strict_mode=True)))
+        # Together, as each is whole groups of characters and of bytes.
+        return list(map(AckId._make, _FORM.iter_unpack(a2b_base64("".join(texts), strict_mode=True))))
     except (ValueError, struct.error) as exc:
-        raise _wrong(text) from exc
-    raise _wrong(text)
+        if len(texts) == 1:
+            raise _wrong(texts[0]) from exc
+    return [found for each in texts for found in parse([each])]
 
 
 def _wrong(text: str) -> InvalidArgumentError:

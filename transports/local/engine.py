@@ -151,7 +151,7 @@ class Engine:
 
     def undo(self, attached: Attached, ack_ids: Sequence[str]) -> None:
         """Make messages ready, as if never delivered, that did not reach their consumer."""
-        parsed = [ackids.parse(each) for each in ack_ids]
+        parsed = ackids.parse(ack_ids)
         attached.dispatcher.undo((each.message, each.token) for each in parsed if each.subscription == attached.number)
 
     def require_attached(self, name: str) -> Attached:
@@ -179,7 +179,7 @@ class Engine:
 
     def _parse(self, attached: Attached, ack_ids: Sequence[str]) -> list[Asked]:
         """Read ack ids, all or none; those of an earlier subscription of the same name are None."""
-        found = [ackids.parse(each) for each in ack_ids]
+        found = ackids.parse(ack_ids)
         numbers = {each.subscription for each in found}
         if numbers == {attached.number}:
             return list(zip(ack_ids, found, strict=True))
