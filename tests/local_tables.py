@@ -60,7 +60,7 @@ def add(tables: Tables, *ids: int, backlogs: Sequence[int] = (), kept: Sequence[
 def stored(database: Database) -> list[int]:
     """Return the ids of all messages whose payload is on disk."""
     rows = database._reader.execute("SELECT * FROM bundles ORDER BY first").fetchall()
-    found = [Bundle._make(row) for row in rows]
+    found = [Bundle.read(row, database.segments) for row in rows]
     return [each.id for bundle in found for each in bundle.messages(bundle.whole.ids())]
 
 
@@ -68,7 +68,7 @@ def refuse_to_write(database: Database, refuse: bool) -> None:
     """Have the disk refuse what is written from now on, to the tables and to the redo log; or take it again."""
     database._writer.execute(f"PRAGMA query_only = {int(refuse)}")
     log = database.redo
-    other = os.open(log._path, os.O_RDONLY if refuse else os.O_RDWR)
+    other = os.open(log._name, os.O_RDONLY if refuse else os.O_RDWR)
     os.dup2(other, log._file, inheritable=False)
     os.close(other)
 

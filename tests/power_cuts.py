@@ -19,9 +19,9 @@ class SyncedDatabase(Database):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._copies: Path | None = None
+        # After a kill, what was synced is less than what is there.
+        self._copies = next(folder.glob("synced-*"), None)
         super().__init__(folder / "broker.db")
-        self._keep()
 
     @contextmanager
     def transaction(self, *, synced: bool = True) -> Iterator[Tables]:
@@ -38,13 +38,20 @@ class SyncedDatabase(Database):
         assert self._copies is not None
         for each in self._copies.iterdir():
             shutil.copy(each, folder)
-        # The redo log is synced whenever it is written to.
-        shutil.copy(self._folder / "broker.db-redo", folder)
+        self._leave_segments(folder)
 
     def leave_after_a_kill(self, folder: Path) -> None:
         """Put into an empty folder what there is, while nobody writes."""
-        for name in (*_NAMES, "broker.db-redo"):
+        for name in _NAMES:
             shutil.copy(self._folder / name, folder)
+        assert self._copies is not None
+        shutil.copytree(self._copies, folder / self._copies.name)
+        self._leave_segments(folder)
+
+    def _leave_segments(self, folder: Path) -> None:
+        # The redo log is synced whenever it is written to.
+        for number in self.segments.numbers:
+            shutil.copy(self.segments.path(number), folder)
 
     def _keep(self) -> None:
         """Replace the copy by a newer one, at once: the thread of the writer does it, too."""

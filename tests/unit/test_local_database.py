@@ -125,7 +125,7 @@ class TestDamage:
             file.write(b"\xff" * (path.stat().st_size - 8192))
         Database(path).close()
         aside = sorted(path.parent.glob("broker.db.damaged-*"))
-        assert [each.name[len(aside[0].name) :] for each in aside] == ["", "-redo"]
+        assert [each.name[len(aside[0].name) :] for each in aside] == ["", "-redo-1"]
 
     def test_a_file_of_a_newer_broker_is_refused_and_left_alone(self, path: Path) -> None:
         with sqlite3.connect(path) as connection:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -18,6 +20,7 @@ from transports.local.clock import now_us
 from transports.local.dispatch.delivery import Consumer
 from transports.local.engine import Engine
 from transports.local.model import Delivery, Draft, Snapshot, Subscription, Topic
+from transports.local.storage import gathering, redo, wanted
 from transports.local.storage.writer import Writer
 
 TOPIC = Topic("projects/p/topics/topic")
@@ -41,6 +44,8 @@ class EngineMachine(RuleBasedStateMachine):
         self.done: set[int] = set()
         self.held: dict[str, dict[int, Delivery]] = {name: {} for name in self.open}
         self.snapshot: set[int] | None = None
+        self.numbers = itertools.count()
+        self.bodies: dict[int, bytes] = {}
         self.runner.run(self._start())
         self.runner.run(self._create())
 
@@ -75,10 +80,11 @@ class EngineMachine(RuleBasedStateMachine):
     def attached(self, name: str) -> Attached:
         return self.engine.catalog.subscription(name)
 
-    @rule(keys=st.lists(st.sampled_from(["", "A", "B"]), min_size=1, max_size=6))
-    def publish(self, keys: list[str]) -> None:
-        drafts = [Draft(b"payload", {}, key) for key in keys]
+    @rule(keys=st.lists(st.sampled_from(["", "A", "B"]), min_size=1, max_size=6), size=st.integers(0, 60))
+    def publish(self, keys: list[str], size: int) -> None:
+        drafts = [Draft(b"%d" % next(self.numbers) + b"." * size, {}, key) for key in keys]
         ids = self.runner.run(self._publish(drafts))
+        self.bodies.update(zip(ids, (each.payload for each in drafts), strict=True))
         for messages in self.open.values():
             messages.update(ids)
         if self.snapshot is not None:
@@ -88,6 +94,7 @@ class EngineMachine(RuleBasedStateMachine):
     def take(self, name: str, count: int) -> None:
         for each in self._take(name, count):
             assert each.message.id in self.open[name]
+            assert each.message.payload == self.bodies[each.message.id]
             self.held[name][each.message.id] = each
 
     @rule(name=names, count=some)
@@ -132,6 +139,25 @@ class EngineMachine(RuleBasedStateMachine):
             self.held[name].clear()
 
     @rule()
+    def be_slow(self) -> None:
+        """Have the disk count as slow until something was written: the next change is not logged."""
+        self.engine._ledger._commits._pace.is_quick = False
+
+    @rule()
+    def tidy(self) -> None:
+        """Have segments of the redo log looked at."""
+
+        async def tidy() -> None:
+            await self.engine.followed()
+            debt = self.engine._ledger._commits._debt
+            debt._tidy()
+            async with asyncio.timeout(30):
+                while debt.at_work:
+                    await asyncio.sleep(0.001)
+
+        self.runner.run(tidy())
+
+    @rule()
     def restart(self) -> None:
         self._stop()
         self.runner.run(self._start())
@@ -143,7 +169,7 @@ class EngineMachine(RuleBasedStateMachine):
             setattr(self.engine._ledger._commits._debt, "_follow_soon", lambda: None)  # noqa: B010 - a method
         for publishes, name in last:
             if publishes:
-                self.publish(["", "A"])
+                self.publish(["", "A"], 30)
             elif self.held[name]:
                 self.acknowledge(name, 1)
         left = Path(tempfile.mkdtemp(prefix="engine-"))
@@ -176,6 +202,7 @@ class EngineMachine(RuleBasedStateMachine):
         seen: set[int] = set()
         while taken := self._take(name, 1000):
             ids = {each.message.id for each in taken}
+            assert all(each.message.payload == self.bodies[each.message.id] for each in taken)
             assert not ids & seen
             seen |= ids
             self.runner.run(self._acknowledge(name, [each.ack_id for each in taken]))
@@ -210,6 +237,15 @@ class EngineMachine(RuleBasedStateMachine):
         self.open[name] -= ids
         if name == KEEPING.name:
             self.done |= ids
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have payloads left in the redo log, and segments begun, with little in them; no disk is slow by itself."""
+    monkeypatch.setattr(wanted, "SLOW_SECONDS", 60)
+    monkeypatch.setattr(redo, "LARGE_BYTES", 30)
+    monkeypatch.setattr(redo, "FULL_BYTES", 800)
+    monkeypatch.setattr(gathering, "LITTLE_BYTES", 60)
 
 
 TestEngine = EngineMachine.TestCase

@@ -16,6 +16,8 @@ from local_tables import refuse_to_write
 
 from transports.local.storage import debt, redo, wanted
 from transports.local.storage.database import StorageError
+from transports.local.storage.entries import entries_in
+from transports.local.storage.segments import Place
 from transports.local.storage.tables import Tables
 
 
@@ -31,7 +33,11 @@ class Count:
         self._bench.made.append(self._name)
 
     def parts(self) -> list[bytes]:
-        return [self._name.encode(), bytes(self._size)]
+        # Nothing of it is so large that it would be left in the log.
+        return [self._name.encode(), *[bytes(4096)] * (self._size // 4096), bytes(self._size % 4096)]
+
+    def left(self, blobs: Place) -> Count:
+        return self
 
 
 class Bench(CommitsBench):
@@ -53,9 +59,10 @@ class Bench(CommitsBench):
 
     def logged(self) -> list[str]:
         """Return what the log would have redone."""
-        content = self.database.redo._path.read_bytes()
+        segments = self.database.segments
+        content = segments.path(segments.numbers[-1]).read_bytes()
         identity = self.database.redo._identity
-        return [body.rstrip(b"\0").decode() for _, body in redo._entries(content, identity)]
+        return [body.rstrip(b"\0").decode() for _, body in entries_in(content, identity)]
 
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(30):
@@ -105,7 +112,7 @@ def test_those_of_one_turn_are_confirmed_before_the_tables_have_them(play: Play)
         await bench.commits.followed()
         assert bench.on_disk() == {"a", "b", "c"}
         assert bench.confirmed == bench.made == bench.applied == ["a", "b", "c"]
-        assert bench.database._writer.execute("SELECT done FROM redo").fetchone() == (3,)
+        assert bench.database._writer.execute("SELECT done FROM redo").fetchone() == (bench.database.redo.last,)
 
     seen: list[tuple[list[str], set[str]]] = []
     play(scenario)
@@ -139,7 +146,7 @@ def test_while_the_tables_follow_others_are_confirmed_and_changes_wait(play: Pla
 
 
 def test_where_the_log_has_no_room_a_transaction_confirms(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redo, "MAX_BYTES", 1000)
+    monkeypatch.setattr(redo, "FULL_BYTES", 1000)
 
     async def scenario(bench: Bench) -> None:
         for name in "abcdef":
@@ -148,6 +155,27 @@ def test_where_the_log_has_no_room_a_transaction_confirms(play: Play, monkeypatc
         assert bench.logged()[:2] == ["e", "f"]
         await bench.commits.followed()
         assert bench.made == list("abcdef")
+
+    play(scenario)
+
+
+def test_where_there_is_no_room_and_the_tables_refuse_who_asks_is_told(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redo, "FULL_BYTES", 1000)
+
+    async def scenario(bench: Bench) -> None:
+        while not bench.database.redo.is_full:
+            await bench.operate("a", 300)
+        await bench.commits.followed()
+        bench.database._writer.execute("PRAGMA query_only = 1")
+        with pytest.raises(StorageError):
+            await bench.operate("b")
+        bench.database._writer.execute("PRAGMA query_only = 0")
+        await bench.operate("c")
+        assert bench.on_disk() == {"a", "c"}
+        await bench.operate("d")
+        assert bench.logged() == ["d"]
 
     play(scenario)
 
@@ -189,11 +217,45 @@ def test_a_log_that_refuses_leaves_it_to_the_tables(play: Play) -> None:
     play(scenario)
 
 
+def test_after_a_transaction_that_failed_nothing_is_logged_before_another_is_synced(play: Play) -> None:
+    """What it wrote may come true at the next start, under the number that the next entry would have."""
+
+    async def scenario(bench: Bench) -> None:
+        with pytest.raises(StorageError):
+            await bench.begin("a", full)
+        await bench.operate("b")
+        assert bench.on_disk() == {"b"}
+        await bench.operate("c")
+        assert bench.logged() == ["c"]
+
+    def full() -> None:
+        raise StorageError("full")
+
+    play(scenario)
+
+
+def test_a_close_begins_no_other_segment(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redo, "FULL_BYTES", 1000)
+
+    async def scenario(bench: Bench) -> None:
+        bench.database.redo._stays = True
+        while not bench.database.redo.is_full:
+            await bench.operate("a", 300)
+        late = bench.begin("b")
+        bench.commits.close()
+        bench.writer.stop()
+        await late
+        assert bench.database.redo.is_full
+        assert len(bench.database.segments.numbers) == 1
+
+    play(scenario)
+
+
 def test_after_a_slow_sync_the_writers_thread_confirms(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(bench: Bench) -> None:
         real = bench.database.redo.append
 
-        def slow(entries: Any) -> bool:
+        def slow(entries: Any) -> list[Place] | None:
             time.sleep(0.02)
             return real(entries)
 
@@ -283,7 +345,7 @@ def test_a_change_that_changes_nothing_is_synced_with_all_before_it(play: Play) 
     async def scenario(bench: Bench) -> None:
         await bench.operate("a")
         await bench.commits.followed()
-        wal = bench.database.redo._path.with_name("broker.db-wal")
+        wal = bench.database.redo._name.with_name("broker.db-wal")
         before = wal.read_bytes()
         await bench.commits.begin(lambda tables: None, lambda error: None)
         assert wal.read_bytes() != before
@@ -359,7 +421,7 @@ def test_after_a_sync_that_may_have_failed_everything_is_made_certain_first(
 
         await bench.operate("a")
         await bench.commits.followed()
-        wal = bench.database.redo._path.with_name("broker.db-wal")
+        wal = bench.database.redo._name.with_name("broker.db-wal")
         grown = wal.stat().st_size
         with pytest.raises(StorageError):
             await bench.commits.begin(fail, _raise)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,45 +17,58 @@ from transports.local.errors import DataUnusableError
 from transports.local.model import Draft
 from transports.local.storage import operations, redo
 from transports.local.storage.bundles import Part, bundled
-from transports.local.storage.database import Database
+from transports.local.storage.database import Database, StorageError
+from transports.local.storage.entries import HEAD_BYTES, entries_in, first_head, head_of
 from transports.local.storage.operations import Acknowledge, Operation, Publish, Wait
-from transports.local.storage.redo import RedoLog, first_entry
+from transports.local.storage.redo import RedoLog
+from transports.local.storage.segments import Place, Segments
+from transports.local.storage.tables import Tables
 
 IDENTITY = 2**63 - 5
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "redo"
+    """The first segment."""
+    return tmp_path / "broker.db-redo-1"
+
+
+#: Segments that the tables refer to.
+needed: set[int] = set()
 
 
 @pytest.fixture
-def opened(path: Path) -> Iterator[Callable[[int], RedoLog]]:
+def opened(tmp_path: Path) -> Iterator[Callable[[int], RedoLog]]:
     """Open the log of a database of that identity."""
     logs: list[RedoLog] = []
 
     def opened(identity: int = IDENTITY) -> RedoLog:
-        logs.append(RedoLog(path, identity))
+        logs.append(RedoLog(Segments(tmp_path / "broker.db"), identity, lambda: needed))
         return logs[-1]
 
+    needed.clear()
     yield opened
     for each in logs:
         each.close()
 
 
+def bodies(log: RedoLog, after: int) -> list[bytes]:
+    return log.read(after)
+
+
 class TestLog:
     def test_what_was_appended_is_read_in_order(self, opened: Callable[..., RedoLog]) -> None:
         log = opened()
-        assert list(log.read(0)) == []
+        assert bodies(log, 0) == []
         log.begin_anew(0)
         assert log.append([[b"one"], [b"t", b"", b"wo"]])
         assert log.append([[b"three"]])
         assert log.last == 3
         again = opened()
-        assert list(again.read(0)) == [b"one", b"two", b"three"]
+        assert bodies(again, 0) == [b"one", b"two", b"three"]
         assert again.last == 3
         assert not again.append([[b"four"]]), "before it has begun anew it would write over what was read"
-        assert list(opened().read(2)) == [b"three"]
+        assert bodies(opened(), 2) == [b"three"]
 
     def test_what_is_written_over_an_older_one_ends_where_it_ends(self, opened: Callable[..., RedoLog]) -> None:
         log = opened()
@@ -62,79 +76,70 @@ class TestLog:
         log.begin_anew(4)
         assert log.append([[b"new!"]])
         again = opened()
-        assert list(again.read(4)) == [b"new!"]
+        assert bodies(again, 4) == [b"new!"]
         assert again.last == 5
 
     def test_an_older_one_is_no_successor_though_its_number_is_right(self, opened: Callable[..., RedoLog]) -> None:
         """As after a crash that left the second of two entries, and not the first, whose number is taken once more."""
         log = opened()
         assert log.append([[b"lost"], [b"left"]])
-        again = opened()
-        assert again.append([[b"anew"]])
-        assert list(opened().read(0)) == [b"anew"]
+        log.begin_anew(0)
+        assert log.append([[b"anew"]])
+        assert bodies(opened(), 0) == [b"anew"]
 
     def test_numbers_that_do_not_follow_each_other_end_it(self, opened: Callable[..., RedoLog]) -> None:
         log = opened()
         assert log.append([[b"one"]])
         log.last += 1
         assert log.append([[b"three"]])
-        assert list(opened().read(0)) == [b"one"]
+        assert bodies(opened(), 0) == [b"one"]
 
     def test_it_is_for_nobody_else_and_synced(
         self, opened: Callable[..., RedoLog], path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         log, done = opened(), []
-        real = redo._write
+        real, allocate = redo._write, redo._allocate
+        monkeypatch.setattr(redo, "_allocate", lambda *given: (done.append("allocate"), allocate(*given)))
         monkeypatch.setattr(redo, "_write", lambda *given: (done.append("write"), real(*given)))
         monkeypatch.setattr(redo, "_sync", lambda file: done.append("sync"))
         monkeypatch.setattr(os, "fsync", lambda file: done.append("sync all"))
         assert log.append([[b"one"]])
-        assert done == ["write", "sync all", "write", "sync"]
+        assert done == ["allocate", "sync all", "write", "sync"]
         assert path.stat().st_mode & 0o777 == 0o600
 
     def test_numbers_go_on_behind_what_the_tables_have(self, opened: Callable[..., RedoLog]) -> None:
         log = opened()
-        assert list(log.read(17)) == []
+        assert bodies(log, 17) == []
         log.begin_anew(17)
         assert log.append([[b"next"]])
         assert log.last == 18
-        assert list(opened().read(18)) == []
+        assert bodies(opened(), 18) == []
 
     def test_a_torn_end_is_no_entry(self, opened: Callable[..., RedoLog], path: Path) -> None:
         log = opened()
         sizes = []
         for body in (b"one", b"two" * 20, b"three"):
             assert log.append([[body]])
-            sizes.append(redo._HEAD.size + len(body))
+            sizes.append(HEAD_BYTES + len(body))
         whole = path.read_bytes()[: sum(sizes)]
         for cut in range(len(whole)):
             path.write_bytes(whole[:cut])
             count = sum(sum(sizes[:number]) <= cut for number in (1, 2, 3))
-            assert len(list(opened().read(0))) == count
+            assert len(bodies(opened(), 0)) == count
 
     @given(place=st.integers(0, 131), bit=st.integers(0, 7))
     def test_a_wrong_bit_ends_it(self, place: int, bit: int) -> None:
-        entries = redo._head(IDENTITY, 7, 1, [b"0123456789"]) + b"0123456789"
-        entries += redo._head(IDENTITY, 7, 2, [b"x" * 58]) + b"x" * 58
+        entries = head_of(IDENTITY, 7, 1, [b"0123456789"]) + b"0123456789"
+        entries += head_of(IDENTITY, 7, 2, [b"x" * 58]) + b"x" * 58
         damaged = bytearray(entries)
         damaged[place] ^= 1 << bit
-        before = 0 if place < redo._HEAD.size + 10 else 1
-        assert len(list(redo._entries(bytes(damaged), IDENTITY))) == before
-
-    def test_it_has_room_for_so_much(self, opened: Callable[..., RedoLog], path: Path) -> None:
-        log = opened()
-        part = bytes(redo.MAX_BYTES // 4)
-        assert [log.append([[part]]) for _ in range(5)] == [True, True, True, False, False]
-        assert path.stat().st_size <= redo.MAX_BYTES
-        assert len(list(opened().read(0))) == 3
-        log.begin_anew(log.last)
-        assert log.append([[b"small"]])
-        assert not log.append([[bytes(redo.MAX_BYTES)]])
+        before = 0 if place < HEAD_BYTES + 10 else 1
+        assert len(list(entries_in(bytes(damaged), IDENTITY))) == before
 
     def test_many_parts_are_written_whole(self, opened: Callable[..., RedoLog]) -> None:
         parts = [bytes([number % 256]) * number for number in range(3000)]
         assert opened().append([parts[:1500], parts[1500:]])
-        assert list(opened().read(0)) == [b"".join(parts[:1500]), b"".join(parts[1500:])]
+        assert bodies(opened(), 0) == [b"".join(parts[:1500]), b"".join(parts[1500:])]
 
     def test_a_write_that_comes_out_short_is_gone_on_with(
         self, opened: Callable[..., RedoLog], monkeypatch: pytest.MonkeyPatch
@@ -144,7 +149,7 @@ class TestLog:
         monkeypatch.setattr(os, "pwrite", lambda file, data, offset: real(file, data[:11], offset))
         monkeypatch.setattr(redo, "_STEP_BYTES", 64)
         assert opened().append([[b"a text that takes some writes"]])
-        assert list(opened().read(0)) == [b"a text that takes some writes"]
+        assert bodies(opened(), 0) == [b"a text that takes some writes"]
 
     def test_a_disk_that_refuses_is_not_asked_again_before_a_transaction(
         self, opened: Callable[..., RedoLog], path: Path, caplog: pytest.LogCaptureFixture
@@ -163,7 +168,7 @@ class TestLog:
         assert not log.append([[b"three"]])
         log.begin_anew(log.last + 1)
         assert log.append([[b"four"]])
-        assert list(opened().read(log.last - 1)) == [b"four"]
+        assert bodies(opened(), log.last - 1) == [b"four"]
 
     def test_a_file_that_cannot_grow_says_so_and_nothing_else(
         self, opened: Callable[..., RedoLog], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -180,6 +185,22 @@ class TestLog:
         log.begin_anew(log.last + 1)
         assert log.append([[b"two"]])
 
+    @pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EINVAL, None])
+    def test_a_system_that_cannot_allocate_has_zeros_written(
+        self, opened: Callable[..., RedoLog], path: Path, monkeypatch: pytest.MonkeyPatch, error: int | None
+    ) -> None:
+        def refuse(file: int, offset: int, size: int) -> None:
+            raise OSError(error, "it does not know that")
+
+        if error is None:
+            monkeypatch.delattr(os, "posix_fallocate")
+        else:
+            monkeypatch.setattr(os, "posix_fallocate", refuse)
+        log = opened()
+        assert log.append([[b"one"]])
+        assert path.stat().st_size == redo._STEP_BYTES
+        assert bodies(opened(), 0) == [b"one"]
+
     def test_what_could_not_be_synced_is_taken_back(
         self, opened: Callable[..., RedoLog], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -194,15 +215,16 @@ class TestLog:
 
         monkeypatch.setattr(redo, "_sync", sync)
         assert not log.append([[b"two"], [b"three"]])
-        assert list(opened().read(0)) == [b"one"]
+        assert bodies(opened(), 0) == [b"one"]
 
     def test_that_of_another_database_says_nothing(self, opened: Callable[..., RedoLog], path: Path) -> None:
-        assert first_entry(path) is None
         assert opened(IDENTITY).append([[b"one"]])
-        assert first_entry(path) == (IDENTITY, 1)
-        assert list(opened(IDENTITY - 1).read(0)) == []
-        path.write_bytes(b"not a log, but longer than the head of one")
-        assert first_entry(path) is None
+        assert first_head(path) == (IDENTITY, 1)
+        assert bodies(opened(IDENTITY - 1), 0) == []
+        path.write_bytes(bytes(100))
+        assert first_head(path) is None
+        path.write_bytes(b"short")
+        assert first_head(path) is None
 
 
 numbers = st.integers(1, 2**62)
@@ -230,9 +252,21 @@ acknowledgements = st.builds(
 )
 
 
+def test_of_an_acknowledgement_nothing_is_left_in_the_log() -> None:
+    operation = Acknowledge(7, {number * 1000: 2**128 - 1 for number in range(1000)}, False, None, 5)
+    parts = operation.parts()
+    assert max(map(len, parts)) > redo.LARGE_BYTES
+    left, rest = operations.left(operation, Place(1, 0), parts)
+    assert (left, list(rest)) == (operation, list(parts)), "the tables have all of it to take"
+
+
 @given(operation=publications | acknowledgements)
 def test_an_operation_is_read_as_it_was_written(operation: Operation) -> None:
     assert operations.read(b"".join(operation.parts())) == operation
+
+
+def fail(tables: Tables, number: int) -> None:
+    raise StorageError("power cut")
 
 
 class TestStart:
@@ -253,13 +287,14 @@ class TestStart:
         assert database.redo.append([self.publish(1).parts(), self.publish(2, 3).parts()])
         with database.transaction() as tables:
             self.publish(1).apply(tables)
-            tables.save_redone(1)
+            tables.save_redone(database.redo.last - 1)
         assert database.redo.append([Acknowledge(7, {1: 1, 2: 0b10}, False, None, 5).parts()])
-        for _ in range(2):
+        latest = database.redo.last
+        for start in (1, 2):
             again = Database(tmp_path / "broker.db")
             assert (stored(again), waiting(again, 7)) == ([2, 3, 4], [2, 4])
             assert again.contents().counters["clock_us"] == 5
-            assert again.redo.last == 3
+            assert again.redo.last == latest + start, "each start is a transaction that is synced"
             again.close()
 
     def test_a_file_that_belongs_to_another_database_is_set_aside(
@@ -268,12 +303,12 @@ class TestStart:
         assert database.redo.append([self.publish(1).parts()])
         other = tmp_path / "other"
         other.mkdir()
-        shutil.copy(tmp_path / "broker.db-redo", other)
-        content = (other / "broker.db-redo").read_bytes()
+        shutil.copy(tmp_path / "broker.db-redo-1", other)
+        content = (other / "broker.db-redo-1").read_bytes()
         again = Database(other / "broker.db")
         assert stored(again) == []
         again.close()
-        (aside,) = other.glob("broker.db-redo.foreign-*")
+        (aside,) = other.glob("broker.db-redo-1.foreign-*")
         assert aside.read_bytes() == content
         assert aside.name in caplog.text
 
@@ -282,13 +317,38 @@ class TestStart:
     ) -> None:
         """As when an old copy of the database was put back beside a newer log."""
         assert database.redo.append([self.publish(1).parts()])
-        database.redo.begin_anew(2)
+        database.redo.begin_anew(database.redo.last + 1)
         assert database.redo.append([self.publish(2).parts()])
         again = Database(tmp_path / "broker.db")
         assert stored(again) == []
         again.close()
-        (aside,) = tmp_path.glob("broker.db-redo.foreign-*")
+        (aside,) = tmp_path.glob("broker.db-redo-1.foreign-*")
         assert aside.name in caplog.text
+
+    def test_nothing_happens_to_the_log_before_a_start_has_synced_what_it_found(
+        self, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """After a kill neither the tables nor the last entry need be on disk."""
+        assert database.redo.append([self.publish(1).parts()])
+        before = {each.name: each.stat().st_ino for each in tmp_path.glob("broker.db-redo-*")}
+        with monkeypatch.context() as patched:
+            patched.setattr(Tables, "save_redone", fail)
+            with pytest.raises(DataUnusableError, match="power cut"):
+                Database(tmp_path / "broker.db")
+        assert {each.name: each.stat().st_ino for each in tmp_path.glob("broker.db-redo-*")} == before
+        Database(tmp_path / "broker.db").close()
+        after = [each.name for each in tmp_path.glob("broker.db-redo-*")]
+        assert len(after) > len(before)
+
+    def test_what_a_start_redoes_lies_in_the_tables_though_it_is_large(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        """It need not be on disk in the log."""
+        large = Publish(None, bundled(1, 100, [Draft(bytes(redo.LARGE_BYTES))]), [Wait(7, Part(1, 1, 1), "")], [])
+        assert database.redo.append([large.parts()])
+        again = Database(tmp_path / "broker.db")
+        assert again._reader.execute("SELECT length(payload), segment FROM bundles").fetchall() == [(8192, None)]
+        again.close()
 
     def test_one_that_cannot_be_done_refuses_the_start_and_stays(self, database: Database, tmp_path: Path) -> None:
         with database.transaction() as tables:
@@ -297,4 +357,4 @@ class TestStart:
         for _ in range(2):
             with pytest.raises(DataUnusableError, match=r"broker\.db: The broker cannot store"):
                 Database(tmp_path / "broker.db")
-        assert first_entry(tmp_path / "broker.db-redo") is not None
+        assert first_head(tmp_path / "broker.db-redo-1") is not None

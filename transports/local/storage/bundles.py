@@ -8,11 +8,13 @@ a message that has a key is a bundle by itself. Of a bundle, a keeper needs a *p
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from transports.local.model import Draft, Pending, StoredMessage
+from transports.local.storage.segments import Place, Segments
 
 #: Most messages in a bundle: what is rewritten when one of them is acknowledged or delivered stays small.
 BUNDLE_MESSAGES = 128
@@ -76,8 +78,31 @@ class Bundle(NamedTuple):
     ordering_key: str
     #: Bytes of each message: four of them for a number, the lowest first.
     sizes: bytes
-    #: The messages, one after the other.
+    #: The messages, one after the other; empty if they lie in the redo log.
     payload: bytes
+    #: Where in the redo log that is.
+    place: Place | None = None
+
+    @classmethod
+    def read(cls, row: Sequence[Any], segments: Segments) -> Bundle:
+        """Read what ``row`` wrote.
+
+        Raises:
+            OSError: The payload lies in the redo log, and cannot be read.
+        """
+        first, last, published_us, key, sizes, payload, segment, offset = row
+        if payload is None:
+            payload = segments.read(Place(segment, offset), sum(read_sizes(sizes)))
+        return cls(first, last, published_us, key, sizes, payload)
+
+    @property
+    def row(self) -> Sequence[Any]:
+        """The row of the tables."""
+        return (*self[:6], None, None) if self.place is None else (*self[:5], None, *self.place)
+
+    def lying_at(self, place: Place) -> Bundle:
+        """Return it without a payload, which lies in the redo log."""
+        return self._replace(payload=b"", place=place)
 
     @property
     def whole(self) -> Part:
@@ -105,23 +130,20 @@ class Bundle(NamedTuple):
 
 def bundled(first: int, published_us: int, drafts: Sequence[Draft]) -> list[Bundle]:
     """Number messages from ``first`` on, and put them into bundles."""
+    payloads = [payload for payload, _, _ in drafts]
+    ends = list(accumulate(map(len, payloads), initial=0))
+    keyed = [place for place, (_, _, key) in enumerate(drafts) if key]
     bundles: list[Bundle] = []
-    payloads: list[bytes] = []
-    size, key = 0, ""
-
-    def close() -> None:
-        start = bundles[-1].last + 1 if bundles else first
-        bundles.append(_bundle(start, published_us, key, payloads))
-        payloads.clear()
-
-    for payload, _, own_key in drafts:
-        size += len(payload)
-        if payloads and (size > BUNDLE_BYTES or len(payloads) >= BUNDLE_MESSAGES or own_key or key):
-            close()
-            size = len(payload)
-        payloads.append(payload)
-        key = own_key
-    close()
+    begin = 0
+    for limit in (*keyed, len(drafts)):
+        while begin < limit:
+            fitting = bisect_right(ends, ends[begin] + BUNDLE_BYTES) - 1
+            end = min(max(fitting, begin + 1), begin + BUNDLE_MESSAGES, limit)
+            bundles.append(_bundle(first + begin, published_us, "", payloads[begin:end]))
+            begin = end
+        if limit < len(drafts):
+            key, begin = drafts[limit].ordering_key, limit + 1
+            bundles.append(_bundle(first + limit, published_us, key, payloads[limit:begin]))
     return bundles
 
 

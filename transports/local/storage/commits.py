@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 _LATER_SECONDS = 0.01
 #: Most changes in one transaction, so that the first of them does not wait for too many others.
 _MAX_CHANGES = 1000
+#: Most bytes of them, but for a larger change by itself.
+_MAX_BYTES = 16 << 20
 
 R = TypeVar("R")
 
@@ -62,7 +64,7 @@ class Commits:
     def operate(self, operation: Operation, then: Then[R], applied: Callable[[], None]) -> asyncio.Future[R]:
         """Begin an operation; ``then`` as above, ``applied`` is called once the tables have it: before or later."""
         waiter: asyncio.Future[R] = self._loop.create_future()
-        return self._begin(Wanted(operation.apply, then, waiter, operation.parts(), applied))
+        return self._begin(Wanted(operation.apply, then, waiter, operation.parts(), applied, operation))
 
     def later(self, change: Change) -> None:
         """Make a change some milliseconds from now, at the latest; nobody is told of its end, and a crash may undo it.
@@ -102,27 +104,46 @@ class Commits:
         self._forget_timers()
         if self._debt.syncing or not self._wanted:
             return
-        group, self._wanted = self._wanted[:_MAX_CHANGES], self._wanted[_MAX_CHANGES:]
-        if self._confirm(group):
+        group = self._next_group()
+        can_be_logged = self._can_be_logged(group)
+        if can_be_logged and (logged := self._logged(group)) is not None:
+            for each in logged:
+                each.end(None, self._forgotten)
+            self._debt.owe(logged)
             self._go_on()
-        elif self._debt.at_work:
-            self._wanted[:0] = group  # until that has ended
-        else:
+            return
+        if self._debt.at_work or (can_be_logged and self._log.is_full):
+            self._wanted[:0] = group  # until that has ended, or there is room
+            group = []
+        if not self._debt.at_work:
             self._debt.sync(group)
 
-    def _confirm(self, group: list[Wanted]) -> bool:
-        """Confirm a group by the redo log; False if that is not possible."""
-        if self._closed or self._debt.refused or not self._pace.is_quick or any(each.entry is None for each in group):
-            return False
-        if entries := [each.entry for each in group if each.entry]:
-            began = time.monotonic()
-            if not self._log.append(entries):
-                return False
-            self._pace.measure(began, group)
-        for each in group:
-            each.end(None, self._forgotten)
-        self._debt.owe(group)
-        return True
+    def _next_group(self) -> list[Wanted]:
+        count = size = 0
+        for each in self._wanted[:_MAX_CHANGES]:
+            size += each.size
+            if count and size > _MAX_BYTES:
+                break
+            count += 1
+        group, self._wanted = self._wanted[:count], self._wanted[count:]
+        return group
+
+    def _can_be_logged(self, group: list[Wanted]) -> bool:
+        is_possible = self._pace.is_quick and not self._closed and not self._debt.refused
+        return is_possible and all(each.entry is not None for each in group)
+
+    def _logged(self, group: list[Wanted]) -> list[Wanted] | None:
+        """Confirm a group by the redo log, and return what is left to do of it; None if that is not possible."""
+        operations = [each for each in group if each.entry]
+        if not operations:
+            return group
+        began = time.monotonic()
+        places = self._log.append([each.entry for each in operations if each.entry])
+        if places is None:
+            return None
+        self._pace.measure(began, group)
+        rest = iter(places)
+        return [each.lying_at(next(rest)) if each.entry else each for each in group]
 
     def _forget_timers(self) -> None:
         for each in (self._soon, self._later):

@@ -15,8 +15,10 @@ from typing import Any
 from transports.local.errors import BrokerError, DataUnusableError
 from transports.local.model import Pending, Snapshot, StoredMessage, Subscription, Topic
 from transports.local.storage import files, operations, reading
+from transports.local.storage.gathering import Gathering
 from transports.local.storage.reading import Tally
 from transports.local.storage.redo import RedoLog
+from transports.local.storage.segments import Segments
 from transports.local.storage.tables import Tables
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,8 @@ class Database:
 
     #: What was confirmed and the file may not have yet; belongs to the event loop.
     redo: RedoLog
+    #: Its files, where payloads may lie.
+    segments: Segments
     #: Whether the connection that writes syncs what it commits.
     _synced = True
     #: A sync may have failed, and with it that of earlier transactions, which the next one would not repeat.
@@ -88,13 +92,13 @@ class Database:
                 self._synced = synced
             self._writer.execute("BEGIN IMMEDIATE")
             try:
-                yield Tables(self._writer)
+                yield Tables(self._writer, self.segments)
                 self._writer.execute("COMMIT")
             except BaseException:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
                 raise
-        except sqlite3.Error as exc:
+        except (sqlite3.Error, OSError) as exc:
             self._doubtful = self._doubtful or getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
             raise StorageError(f"The broker cannot store: {exc}.") from exc
 
@@ -125,7 +129,7 @@ class Database:
     def messages(self, subscription: int, wanted: Iterable[Pending]) -> list[StoredMessage]:
         """Read messages of a backlog, in the order of their ids; those that are gone from it are left out."""
         with _reading():
-            return reading.messages(self._reader, subscription, wanted)
+            return reading.messages(self._reader, self.segments, subscription, wanted)
 
     def tally(self, subscription: int) -> Tally:
         """Count a subscription's backlog."""
@@ -170,6 +174,10 @@ class Database:
         self._writer.close()
         self.redo.close()
 
+    def _needed_segments(self) -> set[int]:
+        with _reading():
+            return reading.needed_segments(self._reader)
+
     def _published_us(self, sql: str, parameters: tuple[int, ...]) -> int | None:
         with _reading():
             row = self._reader.execute(f"SELECT published_us FROM bundles WHERE first = ({sql})", parameters).fetchone()
@@ -193,20 +201,26 @@ class Database:
     def _open_redo(self, path: Path, opened: ExitStack) -> None:
         """Open the redo log, and make the changes that were confirmed and that a crash has cost the tables."""
         identity, done = self._writer.execute("SELECT identity, done FROM redo").fetchone()
-        self.redo = opened.enter_context(closing(files.open_redo(path, identity, done)))
-        entries = list(self.redo.read(done))
+        ends = reading.ends_of_segments(self._writer)
+        self.segments = files.open_segments(path, identity, done, ends)
+        self.redo = opened.enter_context(closing(RedoLog(self.segments, identity, self._needed_segments)))
+        entries = self.redo.read(done)
+        # It may be that what the tables have was never synced, or that an entry was not: after a kill both are there
+        # until the power is cut. So nothing happens to the log before a transaction is synced that has all of it.
+        number = self.redo.last + 1
+        with self.transaction() as tables:
+            for each in entries:
+                operations.read(each).apply(tables)
+            Gathering(self.segments).gather_last(tables)
+            tables.save_redone(number)
         if entries:
-            with self.transaction() as tables:
-                for each in entries:
-                    operations.read(each).apply(tables)
-                tables.save_redone(self.redo.last)
             logger.info("%d confirmed changes were taken from the redo log", len(entries))
-        self.redo.begin_anew(self.redo.last)
+        self.redo.begin_anew(number)
 
 
 @contextmanager
 def _reading() -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as exc:
+    except (sqlite3.Error, OSError) as exc:
         raise StorageError(f"The broker cannot read: {exc}.") from exc

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from transports.local.errors import DataUnusableError
-from transports.local.storage.redo import RedoLog, first_entry
+from transports.local.storage.entries import first_head
+from transports.local.storage.segments import Segments
 from transports.local.storage.tables import SCHEMA, SCHEMA_VERSION
 
 logger = logging.getLogger(__name__)
@@ -19,8 +21,6 @@ _CHECKED_BYTES = 64 * 1024 * 1024
 _PAGE_BYTES = 8192
 #: KiB of pages that each connection keeps in memory.
 _CACHE_KIB = 16_000
-#: What the name of a database's redo log ends with.
-_REDO = "-redo"
 #: Tables without which nothing works; they are small, and checked at every start.
 _SMALL_TABLES = ("counters", "redo", "topics", "subscriptions", "snapshots", "condemned")
 
@@ -42,15 +42,22 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def open_redo(path: Path, identity: int, done: int) -> RedoLog:
-    """Open a database's redo log; one that was another's, or does not go on where the tables end, is set aside."""
-    redo = path.with_name(path.name + _REDO)
-    owner, number = first_entry(redo) or (identity, 0)
-    if owner != identity or number > done + 1:
-        aside = redo.with_name(f"{redo.name}.foreign-{_stamp()}")
-        redo.rename(aside)
-        logger.error("%s is not that of this database, or of its past: it was set aside as %s", redo, aside)
-    return RedoLog(redo, identity)
+def open_segments(path: Path, identity: int, done: int, ends: Mapping[int, int]) -> Segments:
+    """Find a database's redo log; what was another's, or does not go on where the tables end, is set aside.
+
+    ``ends`` are the segments that the tables refer to, with the highest offset in each. Raises what SQLite would for
+    damage if one is not there, or not all of it.
+    """
+    segments = Segments(path)
+    for number, end in ends.items():
+        needed = segments.path(number)
+        if not needed.exists() or needed.stat().st_size <= end:
+            raise sqlite3.DatabaseError(f"{needed.name} is not there or too short")
+    for number in segments.numbers:
+        owner, entry = first_head(segments.path(number)) or (identity, 0)
+        if number not in ends and (owner != identity or entry > done + 1):
+            _set_aside_foreign(segments.path(number))
+    return Segments(path)
 
 
 def check_integrity(connection: sqlite3.Connection, path: Path) -> None:
@@ -79,11 +86,18 @@ def create_tables(connection: sqlite3.Connection, path: Path) -> None:
 def set_aside(path: Path, reason: str) -> None:
     """Rename a damaged file and its companions, so that nothing is lost that somebody could still rescue."""
     aside = path.with_name(f"{path.name}.damaged-{_stamp()}")
-    for suffix in ("-wal", "-shm", _REDO, ""):
-        part = path.with_name(path.name + suffix)
+    segments = Segments(path)
+    parts = [path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", "")]
+    for part in (*map(segments.path, segments.numbers), *parts):
         if part.exists():
-            part.rename(aside.with_name(aside.name + suffix))
+            part.rename(part.with_name(aside.name + part.name.removeprefix(path.name)))
     logger.error("%s is damaged (%s): it was set aside as %s, the broker starts empty", path, reason, aside)
+
+
+def _set_aside_foreign(path: Path) -> None:
+    aside = path.with_name(f"{path.name}.foreign-{_stamp()}")
+    path.rename(aside)
+    logger.error("%s is not that of this database, or of its past: it was set aside as %s", path, aside)
 
 
 def _stamp() -> str:

@@ -15,12 +15,14 @@ from transports.local.model import Pending
 from transports.local.storage.bundles import Bundle, Part
 from transports.local.storage.reading import Tally, last_before, select_bundle, tally
 from transports.local.storage.records import Record, Records
+from transports.local.storage.segments import Segments
 
 #: Removes a bundle that nobody needs any more.
 _COLLECT = """
 DELETE FROM bundles WHERE first = ?1
     AND NOT EXISTS (SELECT 1 FROM backlog WHERE first = ?1) AND NOT EXISTS (SELECT 1 FROM kept WHERE first = ?1)
 """
+_ADD = "INSERT INTO bundles VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _WAIT = "INSERT INTO backlog VALUES (?, ?, ?, ?, ?, ?)"
 _KEEP = "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?)"
 
@@ -43,11 +45,12 @@ class Replay:
 class Needs:
     """The changes; each method is part of the caller's transaction."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, segments: Segments) -> None:
         self._connection = connection
+        self._segments = segments
 
     def add_bundles(self, bundles: Iterable[Bundle]) -> None:
-        self._connection.executemany("INSERT INTO bundles VALUES (?, ?, ?, ?, ?, ?)", bundles)
+        self._connection.executemany(_ADD, [each.row for each in bundles])
 
     def add_to_backlogs(self, rows: Iterable[tuple[int, Part, str]]) -> None:
         """Have subscriptions wait for messages: number, part, ordering key (empty where no order is kept)."""
@@ -183,7 +186,7 @@ class Needs:
 
     def _accepted(self, part: Part, accepts: Accepts) -> Part:
         """Return what of a part passes a filter."""
-        bundle = select_bundle(self._connection, part.first)
+        bundle = select_bundle(self._connection, self._segments, part.first)
         if bundle is None:
             return part._replace(bits=0)
         return bundle.part({each.id for each in bundle.messages(part.ids()) if accepts(each.payload)})

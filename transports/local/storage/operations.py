@@ -7,13 +7,17 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, Protocol, Self
 
+from transports.local.storage import redo
 from transports.local.storage.bundles import Bundle, Part
-from transports.local.storage.redo import Parts
+from transports.local.storage.entries import Parts
+from transports.local.storage.segments import Place
 from transports.local.storage.tables import Tables
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 #: Bytes before what an operation says in JSON: how many those are.
 _PREFIX_BYTES = 4
+#: How many parts that is, before what else there is.
+_TEXT_PARTS = 2
 
 
 class Operation(Protocol):
@@ -24,6 +28,9 @@ class Operation(Protocol):
 
     def parts(self) -> Parts:
         """Return what ``read`` reads."""
+
+    def left(self, blobs: Place) -> Operation:
+        """Return what is left to do once the redo log has it; what it has beside its text lies from that place on."""
 
 
 class Wait(NamedTuple):
@@ -58,7 +65,16 @@ class Publish(NamedTuple):
             "waits": self.waits,
             "keeps": self.keeps,
         }
-        return (*_written("publish", text), *(part for each in self.bundles for part in each[4:]))
+        return (*_written("publish", text), *(part for each in self.bundles for part in (each.sizes, each.payload)))
+
+    def left(self, blobs: Place) -> Self:
+        bundles, offset = [], blobs.offset
+        for each in self.bundles:
+            offset += len(each.sizes)
+            is_large = len(each.payload) >= redo.LARGE_BYTES
+            bundles.append(each.lying_at(blobs._replace(offset=offset)) if is_large else each)
+            offset += len(each.payload)
+        return self._replace(bundles=bundles)
 
     @classmethod
     def read(cls, text: Mapping[str, Any], blobs: bytes) -> Self:
@@ -98,6 +114,9 @@ class Acknowledge(NamedTuple):
         }
         return _written("acknowledge", text)
 
+    def left(self, blobs: Place) -> Self:
+        return self
+
     @classmethod
     def read(cls, text: Mapping[str, Any], blobs: bytes) -> Self:
         return cls(text["subscription"], dict(text["bits"]), text["keep"], text["snapshot"], text["time_us"])
@@ -111,6 +130,13 @@ def read(body: bytes) -> Operation:
     start = _PREFIX_BYTES + int.from_bytes(body[:_PREFIX_BYTES], "little")
     kind, text = json.loads(body[_PREFIX_BYTES:start])
     return _KINDS[kind].read(text, body[start:])
+
+
+def left(operation: Operation, body: Place, parts: Parts) -> tuple[Operation, Parts]:
+    """Return what is left to do of an operation whose parts are at that place in the redo log, and what of those."""
+    text, blobs = parts[:_TEXT_PARTS], parts[_TEXT_PARTS:]
+    done = operation.left(body._replace(offset=body.offset + sum(map(len, text))))
+    return done, [*text, *(each for each in blobs if len(each) < redo.LARGE_BYTES)]
 
 
 def _written(kind: str, text: Mapping[str, Any]) -> tuple[bytes, bytes]:

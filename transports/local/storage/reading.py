@@ -10,11 +10,12 @@ from typing import Any
 from transports.local.model import Pending, StoredMessage
 from transports.local.storage.bundles import BUNDLE_MESSAGES, Bundle, Part, bits_by_bundle, read_sizes
 from transports.local.storage.records import Record, Records
+from transports.local.storage.segments import Segments
 
-_BUNDLE = "SELECT first, last, published_us, ordering_key, sizes, payload FROM bundles WHERE first = ?"
+_BUNDLE = "SELECT * FROM bundles WHERE first = ?"
 _WAITING = """
-SELECT members, bundles.first, bundles.last, published_us, bundles.ordering_key, sizes, payload
-FROM backlog JOIN bundles ON bundles.first = backlog.first WHERE backlog.keeper = ? AND backlog.first = ?
+SELECT members, bundles.* FROM backlog JOIN bundles ON bundles.first = backlog.first
+WHERE backlog.keeper = ? AND backlog.first = ?
 """
 _COLUMNS = "backlog.first, backlog.last, members, backlog.ordering_key, published_us, sizes, records"
 #: A backlog with all that is known of its messages, the rest of the statement to follow.
@@ -28,6 +29,15 @@ _DELIVERED = f"""
 SELECT {_COLUMNS} FROM deliveries CROSS JOIN backlog USING (keeper, first) JOIN bundles USING (first)
 WHERE deliveries.keeper = ? AND deliveries.first > ? ORDER BY deliveries.first
 """
+#: One search of the index for each, and not a step for each bundle.
+_SEGMENTS = """
+WITH RECURSIVE found (segment) AS (
+    SELECT min(segment) FROM bundles WHERE segment IS NOT NULL
+    UNION ALL
+    SELECT (SELECT min(segment) FROM bundles WHERE segment > found.segment) FROM found WHERE segment IS NOT NULL
+)
+SELECT segment FROM found WHERE segment IS NOT NULL
+"""
 #: The highest id there can be.
 _LAST = (1 << 63) - 1
 
@@ -40,21 +50,35 @@ class Tally:
     newest: int
 
 
-def select_bundle(connection: sqlite3.Connection, first: int) -> Bundle | None:
+def select_bundle(connection: sqlite3.Connection, segments: Segments, first: int) -> Bundle | None:
+    """Read a bundle, if it is there; ``OSError`` if its payload cannot be read."""
     row = connection.execute(_BUNDLE, (first,)).fetchone()
-    return None if row is None else Bundle._make(row)
+    return None if row is None else Bundle.read(row, segments)
 
 
-def messages(connection: sqlite3.Connection, subscription: int, wanted: Iterable[Pending]) -> list[StoredMessage]:
+def messages(
+    connection: sqlite3.Connection, segments: Segments, subscription: int, wanted: Iterable[Pending]
+) -> list[StoredMessage]:
     """Read messages of a backlog, in the order of their ids; those that are gone from it are left out."""
     found: list[StoredMessage] = []
     for first, bits in sorted(bits_by_bundle(wanted).items()):
         row = connection.execute(_WAITING, (subscription, first)).fetchone()
         if row is not None:
-            bundle = Bundle._make(row[1:])
+            bundle = Bundle.read(row[1:], segments)
             there = Part.read(bundle.first, bundle.last, row[0])
             found.extend(bundle.messages(there._replace(bits=there.bits & bits).ids()))
     return found
+
+
+def needed_segments(connection: sqlite3.Connection) -> set[int]:
+    """Return the segments of the redo log that the tables refer to."""
+    return {number for (number,) in connection.execute(_SEGMENTS)}
+
+
+def ends_of_segments(connection: sqlite3.Connection) -> dict[int, int]:
+    """Return the segments that the tables refer to, and the highest offset in each."""
+    sql = "SELECT segment, max(offset) FROM bundles WHERE segment IS NOT NULL GROUP BY segment"
+    return dict(connection.execute(sql))
 
 
 def tally(connection: sqlite3.Connection, subscription: int) -> Tally:

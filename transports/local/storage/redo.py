@@ -1,107 +1,152 @@
-"""The redo log: what is confirmed before the tables have it, one entry after the other in a file of its own.
+"""The redo log: what is confirmed before the tables have it, one entry after the other in files of its own.
 
 To append to a file and sync it costs a fraction of a transaction. So a publish or an acknowledgement is confirmed once
 its entry is synced, and the tables follow in transactions that are not; what a crash cost them is redone at the start.
 The tables remember the number of the last entry they have. A transaction that is synced takes a number, too; it has
-what all entries say, and the next one is written over the first.
+what all entries say, and the next one may be written over the first.
+
+It may, unless an entry has something large: that stays where it is, and the tables refer to it. Then entries go on
+behind it, until the segment is full and another is begun.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import secrets
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from struct import Struct
 
-from transports.local.folders import sync_folder
+from transports.local.errors import BrokerError
+from transports.local.storage.entries import HEAD_BYTES, Parts, entries_in, head_of
+from transports.local.storage.segments import Place, Segments
 from transports.local.throttle import LogThrottle
 
 logger = logging.getLogger(__name__)
 
-#: Most bytes of the file; if there is no room for an entry, the next transaction is synced and the file begun anew.
-MAX_BYTES = 16 << 20
+#: Bytes from which on a segment is full: the next transaction is synced, and a file begun anew.
+FULL_BYTES = 16 << 20
+#: Bytes from which on a part of an entry may be left where it lies.
+LARGE_BYTES = 8192
 #: Bytes by which the file grows: to sync what lies inside it costs less than to sync its new size, too.
-_STEP_BYTES = 1 << 20
-#: Whose entry (the database's identity), salt, number, the bytes that follow, and the checksum of all this. Entries
-#: that were written one after the other have one salt, and those that they were written over another.
-_HEAD = Struct("<QQQII")
+_STEP_BYTES = 4 << 20
 _SALT_BITS = 64
 
+#: How a file system says that it does not know allocation without writing; macOS has no call for it.
+_CANNOT_ALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 #: Syncs a file's content; macOS knows no way to leave out what else there is of it.
 _sync = getattr(os, "fdatasync", os.fsync)
 
-#: What an entry says, in parts.
-Parts = Sequence[bytes]
-
 
 class RedoLog:
-    """One file; belongs to one thread at a time."""
+    """One database's; belongs to one thread at a time."""
 
-    def __init__(self, path: Path, identity: int) -> None:
-        """Open or create the file of the database of that identity.
+    def __init__(self, segments: Segments, identity: int, needed: Callable[[], Collection[int]]) -> None:
+        """Open or create the log of the database of that identity, whose tables say which segments they need.
 
         Raises:
             OSError: It cannot be used.
         """
-        self._path = path
+        self.segments = segments
         self._identity = identity
+        self._needed = needed
         self._salt = secrets.randbits(_SALT_BITS)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        #: The tables may refer to the segment that is written to.
+        self._stays = bool(segments.numbers)
+        self._file = segments.open_last() if segments.numbers else segments.add()
         self._size = os.fstat(self._file).st_size
-        if not self._size:
-            sync_folder(path.parent)
         #: The latest number that was taken; none is used for two entries.
         self.last = 0
         self._end = 0
-        self._usable = True
+        self._usable = not self._stays
         self._refusals = LogThrottle(logger, logging.ERROR)
 
-    def read(self, after: int) -> Iterator[bytes]:
-        """Give, in order, what the entries say whose numbers are higher; nothing is appended before ``begin_anew``."""
+    def read(self, after: int) -> list[bytes]:
+        """Return, in order, what the entries say whose numbers are higher; nothing is appended before ``begin_anew``.
+
+        They are not known to be on disk.
+        """
         self.last, self._usable = after, False
-        content = os.pread(self._file, self._size, 0)
-        for number, body in _entries(content, self._identity):
+        found = []
+        for number, body in entries_in(os.pread(self._file, self._size, 0), self._identity, after):
             if number > after:
                 self.last = number
-                yield body
+                found.append(body)
+        return found
 
-    def append(self, entries: Sequence[Parts]) -> bool:
-        """Append entries and sync them; False if they are not, and no others can be before ``begin_anew``."""
-        if not self._usable:
-            return False
-        number, size = self.last, 0
+    def append(self, entries: Sequence[Parts]) -> list[Place] | None:
+        """Append entries and sync them, and return where their bodies lie; None if they are not.
+
+        Then none can be appended before ``begin_anew``.
+        """
+        if not self._usable or self.is_full:
+            return None
+        number, end, segment = self.last, self._end, self.segments.numbers[-1]
         buffers: list[bytes] = []
+        places = []
         for parts in entries:
             number += 1
-            length = sum(map(len, parts))
-            buffers += (_head(self._identity, self._salt, number, parts), *parts)
-            size += _HEAD.size + length
+            buffers += (head_of(self._identity, self._salt, number, parts), *parts)
+            places.append(Place(segment, end + HEAD_BYTES))
+            end += HEAD_BYTES + sum(map(len, parts))
+            self._stays = self._stays or max(map(len, parts)) >= LARGE_BYTES
         self.last = number
-        self._usable = self._make_room(self._end + size) and self._write(buffers, size)
-        self._end += size
-        return self._usable
+        self._usable = self._make_room(end) and self._write(buffers, end - self._end)
+        self._end = end
+        return places if self._usable else None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a synced transaction would make room, and nothing else."""
+        return self._usable and self._end >= FULL_BYTES
+
+    @property
+    def has_retired(self) -> bool:
+        """Whether there are segments that the tables may have stopped to refer to."""
+        return len(self.segments.numbers) > 1
 
     def begin_anew(self, number: int) -> None:
-        """Write over the entries: a synced transaction, which has taken a higher number, has what they say."""
-        self.last, self._end, self._usable = number, 0, True
+        """Go on after a synced transaction, which has taken a higher number and has what the entries say."""
+        self.last = number
+        if self._usable and self._stays and not self.is_full:
+            return
+        if self._stays and not self._begin_segment():
+            self._usable = False
+            return
+        self._end, self._usable = 0, True
         self._salt = secrets.randbits(_SALT_BITS)
+
+    def tidy(self) -> None:
+        """Remove segments that are needed no more, right after a synced transaction."""
+        try:
+            self.segments.tidy(self._needed())
+        except BrokerError as exc:
+            self._tell("cannot tell which segments of the redo log are needed", exc)
 
     def close(self) -> None:
         os.close(self._file)
 
-    def _make_room(self, end: int) -> bool:
-        if end > MAX_BYTES:
+    def _begin_segment(self) -> bool:
+        self.tidy()
+        try:
+            file = self.segments.add()
+        except OSError as exc:
+            self._tell("cannot begin another segment of the redo log", exc)
             return False
+        os.close(self._file)
+        self._file, self._size, self._stays = file, os.fstat(file).st_size, False
+        return True
+
+    def _make_room(self, end: int) -> bool:
+        """Have the file grow before anything is written there."""
         try:
             while self._size < end:
-                _write(self._file, [bytes(_STEP_BYTES)], self._size, _STEP_BYTES)
+                _allocate(self._file, self._size, _STEP_BYTES)
                 os.fsync(self._file)
                 self._size += _STEP_BYTES
         except OSError as exc:
-            self._tell(f"{self._path} cannot grow", exc)
+            self._tell(f"{self._name} cannot grow", exc)
             return False
         return True
 
@@ -111,55 +156,35 @@ class RedoLog:
             _write(self._file, buffers, self._end, size)
             _sync(self._file)
         except OSError as exc:
-            self._tell(f"cannot write to {self._path}", exc)
+            self._tell(f"cannot write to {self._name}", exc)
             try:
-                _write(self._file, [bytes(_HEAD.size)], self._end, _HEAD.size)
+                _write(self._file, [bytes(HEAD_BYTES)], self._end, HEAD_BYTES)
                 _sync(self._file)
             except OSError as again:
-                self._tell(f"what is refused may be carried out at the next start: cannot write to {self._path}", again)
+                self._tell(f"what is refused may be carried out at the next start: cannot write to {self._name}", again)
             return False
         return True
 
-    def _tell(self, what: str, error: OSError) -> None:
-        self._refusals.log(what, f"{what}: {error.strerror}")
+    @property
+    def _name(self) -> Path:
+        return self.segments.path(self.segments.numbers[-1])
+
+    def _tell(self, what: str, error: Exception) -> None:
+        self._refusals.log(what, f"{what}: {error.strerror if isinstance(error, OSError) else error}")
 
 
-def first_entry(path: Path) -> tuple[int, int] | None:
-    """Return the identity of the database whose entry a file begins with, and its number; None if there is none.
+def _allocate(file: int, offset: int, size: int) -> None:
+    """Have a file go on with so many zeros, without writing them where the system can do so.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: It was not possible.
     """
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    if len(content) < _HEAD.size:
-        return None
-    identity = int(_HEAD.unpack_from(content)[0])
-    return next(((identity, number) for number, _ in _entries(content, identity)), None)
-
-
-def _head(identity: int, salt: int, number: int, parts: Parts) -> bytes:
-    length = sum(map(len, parts))
-    checksum = zlib.crc32(_HEAD.pack(identity, salt, number, length, 0))
-    for each in parts:
-        checksum = zlib.crc32(each, checksum)
-    return _HEAD.pack(identity, salt, number, length, checksum)
-
-
-def _entries(content: bytes, identity: int) -> Iterator[tuple[int, bytes]]:
-    """Give the numbers and bodies of entries that follow each other, up to the first that is none, or an older one."""
-    offset, known, expected = 0, None, 0
-    while offset + _HEAD.size <= len(content):
-        start = offset + _HEAD.size
-        owner, salt, number, length, _ = _HEAD.unpack_from(content, offset)
-        body = content[start : start + length]
-        goes_on = known is None or (salt, number) == (known, expected)
-        if owner != identity or not goes_on or _head(owner, salt, number, [body]) != content[offset:start]:
-            return
-        yield number, body
-        offset, known, expected = start + length, salt, number + 1
+        os.posix_fallocate(file, offset, size)
+    except (AttributeError, OSError) as exc:
+        if isinstance(exc, OSError) and exc.errno not in _CANNOT_ALLOCATE:
+            raise
+        _write(file, [bytes(size)], offset, size)
 
 
 def _write(file: int, buffers: Sequence[bytes], offset: int, size: int) -> None:

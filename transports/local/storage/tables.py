@@ -3,7 +3,8 @@
 Numbers of topics, subscriptions and snapshots, which all need messages (see ``needs``), are never used twice. What
 lies in the backlog at or below a subscription's *floor*, which is always the end of a bundle, counts as acknowledged;
 it is swept later, in small pieces. ``redo`` is one row: which database this is, and the number of the latest entry of
-its redo log that the tables have. ``waiting`` is how many messages of a bundle are in ``members``.
+its redo log that the tables have. ``waiting`` is how many messages of a bundle are in ``members``. A bundle's payload
+lies in the table, or in a segment of the redo log from an offset on.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 import json
 
 from transports.local.model import Snapshot, Subscription, Topic
+from transports.local.storage.bundles import read_sizes
 from transports.local.storage.needs import Needs
+from transports.local.storage.segments import Place
 
 #: The counter that is the time of the last run, in microseconds since 1970.
 TIME = "clock_us"
 #: Version of the tables below; a broker refuses files of any other.
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 SCHEMA = """
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE redo (identity INTEGER NOT NULL, done INTEGER NOT NULL);
@@ -30,8 +33,9 @@ CREATE TABLE snapshots (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, setti
 CREATE TABLE condemned (keeper INTEGER PRIMARY KEY);
 CREATE TABLE bundles (
     first INTEGER PRIMARY KEY, last INTEGER NOT NULL, published_us INTEGER NOT NULL, ordering_key TEXT NOT NULL,
-    sizes BLOB NOT NULL, payload BLOB NOT NULL
+    sizes BLOB NOT NULL, payload BLOB, segment INTEGER, offset INTEGER
 );
+CREATE INDEX bundles_by_segment ON bundles (segment, offset) WHERE segment IS NOT NULL;
 CREATE TABLE backlog (
     keeper INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, waiting INTEGER NOT NULL, members BLOB,
     ordering_key TEXT NOT NULL, PRIMARY KEY (keeper, first)
@@ -46,6 +50,7 @@ CREATE TABLE kept (
 ) WITHOUT ROWID;
 CREATE INDEX kept_by_bundle ON kept (first);
 """
+_TAKE_HOME = "UPDATE bundles SET payload = ?, segment = NULL, offset = NULL WHERE first = ?"
 
 
 class Tables(Needs):
@@ -61,6 +66,22 @@ class Tables(Needs):
     def save_redone(self, entry: int) -> None:
         """Note the number of the latest entry of the redo log that the tables have."""
         self._connection.execute("UPDATE redo SET done = ?", (entry,))
+
+    def bytes_in(self, segment: int) -> int:
+        """Return the bytes of payloads that lie in a segment."""
+        rows = self._connection.execute("SELECT sizes FROM bundles WHERE segment = ?", (segment,))
+        return sum(sum(read_sizes(sizes)) for (sizes,) in rows)
+
+    def take_home(self, segment: int) -> None:
+        """Have payloads lie in the table that lie in a segment.
+
+        Raises:
+            OSError: One cannot be read; those before it lie in the table.
+        """
+        rows = self._connection.execute("SELECT first, offset, sizes FROM bundles WHERE segment = ?", (segment,))
+        for first, offset, sizes in rows.fetchall():
+            payload = self._segments.read(Place(segment, offset), sum(read_sizes(sizes)))
+            self._connection.execute(_TAKE_HOME, (payload, first))
 
     def save_topic(self, number: int, topic: Topic) -> None:
         row = (number, topic.name, json.dumps(topic.to_dict()))

@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
-from transports.local.storage.redo import Parts
+from transports.local.storage.entries import Parts
+from transports.local.storage.operations import Operation, left
+from transports.local.storage.segments import Place
 from transports.local.storage.writer import Change
 from transports.local.throttle import LogThrottle
 
@@ -34,6 +36,20 @@ class Wanted(NamedTuple):
     entry: Parts | None = None
     #: Called when the tables have it.
     applied: Callable[[], None] = lambda: None
+    #: What the entry says.
+    operation: Operation | None = None
+
+    def lying_at(self, body: Place) -> Wanted:
+        """Return what is left of it when the redo log has the entry there."""
+        assert self.operation is not None
+        assert self.entry is not None
+        operation, entry = left(self.operation, body, self.entry)
+        return self._replace(change=operation.apply, operation=operation, entry=entry)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the entry that the tables have to take."""
+        return sum(map(len, self.entry or ()))
 
     def apply(self) -> None:
         """Have memory follow the tables."""
@@ -68,5 +84,5 @@ class Pace:
 
 
 def size_of(group: Iterable[Wanted]) -> int:
-    """Return the bytes of a group's operations."""
-    return sum(len(part) for each in group for part in each.entry or ())
+    """Return the bytes of a group's operations that the tables have to take."""
+    return sum(each.size for each in group)
