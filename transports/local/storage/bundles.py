@@ -130,6 +130,8 @@ class Bundle(NamedTuple):
 
 def bundled(first: int, published_us: int, drafts: Sequence[Draft]) -> list[Bundle]:
     """Number messages from ``first`` on, and put them into bundles."""
+    if len(drafts) == 1:
+        return [_bundle(first, published_us, drafts[0].ordering_key, [drafts[0].payload])]
     payloads = [payload for payload, _, _ in drafts]
     ends = list(accumulate(map(len, payloads), initial=0))
     keyed = [place for place, (_, _, key) in enumerate(drafts) if key]

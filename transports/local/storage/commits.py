@@ -119,6 +119,9 @@ class Commits:
             self._debt.sync(group)
 
     def _next_group(self) -> list[Wanted]:
+        if len(self._wanted) == 1:
+            group, self._wanted = self._wanted, []
+            return group
         count = size = 0
         for each in self._wanted[:_MAX_CHANGES]:
             size += each.size

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
+from transports.local.storage import redo
 from transports.local.storage.entries import Parts
 from transports.local.storage.operations import Operation, left
 from transports.local.storage.segments import Place
@@ -43,6 +44,8 @@ class Wanted(NamedTuple):
         """Return what is left of it when the redo log has the entry there."""
         assert self.operation is not None
         assert self.entry is not None
+        if max(map(len, self.entry)) < redo.LARGE_BYTES:
+            return self
         operation, entry = left(self.operation, body, self.entry)
         return self._replace(change=operation.apply, operation=operation, entry=entry)
 
