@@ -150,7 +150,7 @@ class EngineMachine(RuleBasedStateMachine):
         async def tidy() -> None:
             await self.engine.followed()
             debt = self.engine._ledger._commits._debt
-            debt._tidy()
+            debt._tidying._look()
             async with asyncio.timeout(30):
                 while debt.at_work:
                     await asyncio.sleep(0.001)

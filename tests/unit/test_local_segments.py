@@ -11,7 +11,7 @@ import pytest
 from local_bench import TOPIC, Bench, eventually, payload, run, running, set_up
 
 from transports.local.errors import BrokerError, NotFoundError, UnavailableError
-from transports.local.storage import debt, gathering, redo, wanted
+from transports.local.storage import gathering, redo, tidying, wanted
 from transports.local.storage.entries import HEAD_BYTES
 from transports.local.storage.redo import RedoLog
 from transports.local.storage.segments import Place, Segments, numbers
@@ -262,7 +262,7 @@ class TestEngine:
         monkeypatch.setattr(wanted, "SLOW_SECONDS", 60)
         monkeypatch.setattr(redo, "FULL_BYTES", 4 * len(body(0)))
         monkeypatch.setattr(gathering, "LITTLE_BYTES", len(payload(body(0))))
-        monkeypatch.setattr(debt, "TIDY_SECONDS", 0.01)
+        monkeypatch.setattr(tidying, "TIDY_SECONDS", 0.01)
 
     def test_large_ones_are_not_in_the_tables_and_small_ones_are(self, tmp_path: Path) -> None:
         async def scenario() -> None:
@@ -309,7 +309,7 @@ class TestEngine:
         run(scenario())
 
     def test_it_is_gathered_though_nothing_else_happens(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(debt, "TIDY_SECONDS", 3600)
+        monkeypatch.setattr(tidying, "TIDY_SECONDS", 3600)
         monkeypatch.setattr(gathering, "_TOGETHER", 2)
 
         async def scenario() -> None:
@@ -319,8 +319,8 @@ class TestEngine:
                 for place, delivery in enumerate([await bench.take() for _ in range(20)]):
                     if place % 4:
                         await bench.settle(delivery)
-                monkeypatch.setattr(debt, "TIDY_SECONDS", 0.01)
-                bench.engine._ledger._commits._debt._tidy()
+                monkeypatch.setattr(tidying, "TIDY_SECONDS", 0.01)
+                bench.engine._ledger._commits._debt._tidying._look()
                 await eventually(lambda: payloads_in_tables(bench) == 4)
                 await eventually(lambda: len(numbers(tmp_path / "broker.db")) <= 2)
 
@@ -331,7 +331,7 @@ class TestEngine:
             async with set_up(tmp_path) as bench:
                 for number in range(20):
                     await publish(bench, number)
-                await eventually(lambda: bench.engine._ledger._commits._debt._gathering.is_done)
+                await eventually(lambda: bench.engine._ledger._commits._debt._tidying._gathering.is_done)
                 assert payloads_in_tables(bench) == 0
                 assert len(numbers(tmp_path / "broker.db")) >= 5
 

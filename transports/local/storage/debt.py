@@ -3,8 +3,6 @@
 They follow in transactions that are not synced, one after the other; what the thread of the writer is at work on is
 waited for. One that is synced has all that is owed before anything else, and then the redo log begins anew. If the
 tables refuse, it stays owed, and is asked of them again, by itself or before the next change.
-
-While changes are made, it is looked now and then which segments of the log the tables need no more.
 """
 
 from __future__ import annotations
@@ -14,9 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from transports.local.storage.gathering import Gathering
 from transports.local.storage.redo import RedoLog
 from transports.local.storage.tables import Tables
+from transports.local.storage.tidying import Tidying
 from transports.local.storage.wanted import Pace, Wanted, size_of
 from transports.local.storage.writer import Change, Writer
 from transports.local.throttle import LogThrottle
@@ -25,10 +23,6 @@ from transports.local.throttle import LogThrottle
 RETRY_SECONDS = 1.0
 #: Bytes of operations up to which the tables follow on the loop's own thread.
 SMALL_BYTES = 128 * 1024
-#: Seconds after which segments are looked at, if anything changes.
-TIDY_SECONDS = 10.0
-#: Seconds between the removals of two of them.
-REMOVE_SECONDS = 0.05
 
 
 class Debt:
@@ -59,10 +53,7 @@ class Debt:
         #: Who waits for the end of the next transaction.
         self._next_end: asyncio.Future[None] | None = None
         self._closed = False
-        self._gathering = Gathering(log.segments)
-        self._to_tidy: asyncio.TimerHandle | None = None
-        self._to_remove: asyncio.TimerHandle | None = None
-        self._remove_later()
+        self._tidying = Tidying(log, self._sync_too)
 
     @property
     def at_work(self) -> bool:
@@ -77,7 +68,7 @@ class Debt:
 
     def sync(self, group: Sequence[Wanted]) -> None:
         """Commit a group, with what is owed before it, while the writer's thread is not at work."""
-        self._tidy_later()
+        self._tidying.look_later()
         owed, self._owed = self._owed, []
         if self._pace.is_quick and size_of((*owed, *group)) <= SMALL_BYTES and not self._left:
             began, error, here, number = time.monotonic(), None, True, self._log.last + 1
@@ -101,9 +92,9 @@ class Debt:
     def close(self, group: Sequence[Wanted]) -> None:
         """Leave a last group to the writer's thread, after what is owed and what the thread could not make."""
         self._closed = True
-        for timer in (self._again, self._to_tidy, self._to_remove):
-            if timer is not None:
-                timer.cancel()
+        self._tidying.close()
+        if self._again is not None:
+            self._again.cancel()
         owed, self._owed = self._owed, []
         if owed or group:
             self._have_synced(owed, group, *self._left, self._made_up_for())
@@ -134,7 +125,7 @@ class Debt:
             self._done += len(group)
             for each in group:
                 each.apply()
-            self._tidy_later()
+            self._tidying.look_later()
         else:
             self._stay_owed(group)
         if self._owed and not self.refused:
@@ -164,7 +155,7 @@ class Debt:
             self.refused = False
             if not self._closed:
                 self._log.begin_anew(number)
-                self._remove_later()
+                self._tidying.remove_later()
             self._done += len(owed)
             for each in owed:
                 each.apply()
@@ -227,38 +218,13 @@ class Debt:
         if self._owed and not self.at_work:
             self.sync(())
 
-    def _tidy_later(self) -> None:
-        if self._to_tidy is None and not self._closed and self._log.has_retired:
-            self._to_tidy = self._loop.call_later(TIDY_SECONDS, self._tidy)
-
-    def _tidy(self) -> None:
-        """Remove segments that are not needed, which takes a synced transaction."""
-        self._to_tidy = None
+    def _sync_too(self, wanted: Wanted) -> bool:
+        """Commit what is owed with one more change, on the writer's thread; False if that is at work, or in vain."""
         if self.at_work or self.refused:
-            self._tidy_later()
-            return
+            return False
         owed, self._owed = self._owed, []
-        done = Wanted(self._gathering.gather, self._tidied, self._loop.create_future())
-        self._have_synced(owed, [done], *self._left)
-
-    def _tidied(self, error: BaseException | None) -> None:
-        if self._closed:
-            return
-        if error is None:
-            self._log.tidy()
-            self._remove_later()
-        if error is not None or not self._gathering.is_done:
-            self._tidy_later()
-
-    def _remove_later(self) -> None:
-        """Remove what is needed no more, with time for others between."""
-        if self._log.segments.doomed and self._to_remove is None and not self._closed:
-            self._to_remove = self._loop.call_later(REMOVE_SECONDS, self._remove)
-
-    def _remove(self) -> None:
-        self._to_remove = None
-        self._log.segments.remove_one()
-        self._remove_later()
+        self._have_synced(owed, [wanted], *self._left)
+        return True
 
     def _tell_of_the_end(self) -> None:
         waiting, self._next_end = self._next_end, None
