@@ -12,9 +12,8 @@ from __future__ import annotations
 import json
 
 from transports.local.model import Snapshot, Subscription, Topic
-from transports.local.storage.bundles import read_sizes
+from transports.local.storage.bundles import Bundle, read_sizes
 from transports.local.storage.needs import Needs
-from transports.local.storage.segments import Place
 
 #: The counter that is the time of the last run, in microseconds since 1970.
 TIME = "clock_us"
@@ -78,10 +77,10 @@ class Tables(Needs):
         Raises:
             OSError: One cannot be read; those before it lie in the table.
         """
-        rows = self._connection.execute("SELECT first, offset, sizes FROM bundles WHERE segment = ?", (segment,))
-        for first, offset, sizes in rows.fetchall():
-            payload = self._segments.read(Place(segment, offset), sum(read_sizes(sizes)))
-            self._connection.execute(_TAKE_HOME, (payload, first))
+        rows = self._connection.execute("SELECT * FROM bundles WHERE segment = ?", (segment,))
+        for row in rows.fetchall():
+            bundle = Bundle.read(row, self._segments)
+            self._connection.execute(_TAKE_HOME, (bundle.payload, bundle.first))
 
     def save_topic(self, number: int, topic: Topic) -> None:
         row = (number, topic.name, json.dumps(topic.to_dict()))
