@@ -25,8 +25,12 @@ class Bench:
         self.returned_ids: list[int] = []
         self.dead_ids: list[int] = []
         self.extensions: list[tuple[int, float]] = []
+        self.consumers_when_awaited: list[int] = []
         backlog = Backlog(Shelf(), first_token=1)
         self.dispatcher = Dispatcher(backlog, tokens=itertools.count(1), observer=self)
+
+    def awaited(self) -> None:
+        self.consumers_when_awaited.append(self.dispatcher.consumers)
 
     def delivered(self, batch: Sequence[Pending], seconds: float) -> None:
         self.delivered_ids += [each.message_id for each in batch]
@@ -64,6 +68,7 @@ def test_waiting_consumers_share_what_comes() -> None:
         await asyncio.sleep(0)
         bench.publish(1, 2, 3, 4, 5, 6)
         assert await asyncio.gather(*waiting) == [[1, 2], [3, 4], [5, 6]]
+        assert bench.consumers_when_awaited == [1, 2, 3], "what is on its way to them is asked for as they come"
 
     run(main())
 

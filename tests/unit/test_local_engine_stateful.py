@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from local_tables import waiting
 from power_cuts import SyncedDatabase
 
 from transports.local.catalog import Attached
@@ -25,11 +26,13 @@ from transports.local.storage.writer import Writer
 
 TOPIC = Topic("projects/p/topics/topic")
 PLAIN = Subscription("projects/p/subscriptions/plain", TOPIC.name, 600, 600, None)
+ONCE = Subscription("projects/p/subscriptions/once", TOPIC.name, 600, 600, None, exactly_once=True)
 KEEPING = Subscription("projects/p/subscriptions/keeping", TOPIC.name, 600, 600, None, retain_acked=True)
 ORDERED = Subscription("projects/p/subscriptions/ordered", TOPIC.name, 600, 600, None, ordered=True)
 SNAPSHOT = "projects/p/snapshots/snapshot"
 
-names = st.sampled_from([PLAIN.name, KEEPING.name, ORDERED.name])
+ALL = (PLAIN, ONCE, KEEPING, ORDERED)
+names = st.sampled_from([each.name for each in ALL])
 some = st.integers(1, 5)
 
 
@@ -40,7 +43,9 @@ class EngineMachine(RuleBasedStateMachine):
         super().__init__()
         self.path = Path(tempfile.mkdtemp(prefix="engine-"))
         self.runner = asyncio.Runner()
-        self.open: dict[str, set[int]] = {each.name: set() for each in (PLAIN, KEEPING, ORDERED)}
+        self.open: dict[str, set[int]] = {each.name: set() for each in ALL}
+        #: Acknowledged since the last sync, where a power cut may bring it back.
+        self.fresh: dict[str, set[int]] = {each.name: set() for each in ALL}
         self.done: set[int] = set()
         self.held: dict[str, dict[int, Delivery]] = {name: {} for name in self.open}
         self.snapshot: set[int] | None = None
@@ -69,7 +74,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     async def _create(self) -> None:
         await self.engine.administration.create_topic(TOPIC)
-        for settings_ in (PLAIN, KEEPING, ORDERED):
+        for settings_ in ALL:
             await self.engine.administration.create_subscription(settings_)
 
     def _stop(self) -> None:
@@ -162,8 +167,23 @@ class EngineMachine(RuleBasedStateMachine):
         self._stop()
         self.runner.run(self._start())
 
-    @rule(last=st.lists(st.tuples(st.booleans(), names), max_size=4), follows=st.booleans(), kill=st.booleans())
-    def power_cut(self, last: list[tuple[bool, str]], follows: bool, kill: bool) -> None:
+    @rule()
+    def sync(self) -> None:
+        """Let the time pass after which what was confirmed without a sync is synced."""
+
+        async def sync() -> None:
+            self.engine._ledger._commits._sync()
+
+        self.runner.run(sync())
+        assert not self.database.redo.unsynced
+
+    @rule(
+        last=st.lists(st.tuples(st.booleans(), names), max_size=4),
+        follows=st.booleans(),
+        kill=st.booleans(),
+        in_part=st.booleans(),
+    )
+    def power_cut(self, last: list[tuple[bool, str]], follows: bool, kill: bool, in_part: bool) -> None:
         """Cut the power, or kill the broker, right after some confirmed changes, which the tables have or have not."""
         if not follows:
             setattr(self.engine._ledger._commits._debt, "_follow_soon", lambda: None)  # noqa: B010 - a method
@@ -177,16 +197,36 @@ class EngineMachine(RuleBasedStateMachine):
             if kill:
                 self.database.leave_after_a_kill(left)
             else:
-                self.database.leave_after_a_power_cut(left)
+                self._forget_what_is_synced()
+                self.database.leave_after_a_power_cut(left, in_part=in_part)
         self._stop()
         shutil.rmtree(self.path)
         self.path = left
         self.runner.run(self._start())
         assert not list(left.glob("*foreign*"))
+        if not kill:
+            self._take_back()
         # Who held what, and what was given back, may be forgotten or not.
         for name, held in self.held.items():
             self.attached(name).dispatcher.backlog.lapse(math.inf)
             held.clear()
+
+    def _forget_what_is_synced(self) -> None:
+        if not self.database.redo.unsynced:
+            for messages in self.fresh.values():
+                messages.clear()
+
+    def _take_back(self) -> None:
+        """See what has come back after a power cut: nothing but what was acknowledged a moment ago."""
+        assert not self.fresh[ONCE.name]
+        for name, messages in self.open.items():
+            attached = self.attached(name)
+            # What was purged goes from the tables in its own time.
+            back = {each for each in waiting(self.database, attached.number) if each > attached.floor} - messages
+            assert back <= self.fresh[name]
+            messages |= back
+            if name == KEEPING.name:
+                self.done -= back
 
     @invariant()
     def counts_are_right(self) -> None:
@@ -235,6 +275,9 @@ class EngineMachine(RuleBasedStateMachine):
 
     def _close(self, name: str, ids: set[int]) -> None:
         self.open[name] -= ids
+        self._forget_what_is_synced()
+        if self.database.redo.unsynced and name != ONCE.name:
+            self.fresh[name] |= ids
         if name == KEEPING.name:
             self.done |= ids
 

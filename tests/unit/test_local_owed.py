@@ -14,7 +14,7 @@ import pytest
 from commits_bench import CommitsBench, Failing
 from local_tables import refuse_to_write
 
-from transports.local.storage import debt, redo, wanted
+from transports.local.storage import commits, debt, redo, wanted
 from transports.local.storage.database import StorageError
 from transports.local.storage.entries import entries_in
 from transports.local.storage.segments import Place
@@ -49,9 +49,21 @@ class Bench(CommitsBench):
         self.made: list[str] = []
         self.applied: list[str] = []
 
-    def operate(self, name: str, size: int = 0, before: Callable[[], object] = lambda: None) -> asyncio.Future[str]:
+    def operate(
+        self,
+        name: str,
+        size: int = 0,
+        before: Callable[[], object] = lambda: None,
+        *,
+        lasting: bool = True,
+        awaited: bool = False,
+    ) -> asyncio.Future[str]:
         return self.commits.operate(
-            Count(self, name, size, before), lambda error: self._confirm(name, error), lambda: self.applied.append(name)
+            Count(self, name, size, before),
+            lambda error: self._confirm(name, error),
+            lambda: self.applied.append(name),
+            lasting=lasting,
+            awaited=lambda: awaited,
         )
 
     def begin(self, name: str, before: Callable[[], object] = lambda: None) -> asyncio.Future[str]:
@@ -255,9 +267,9 @@ def test_after_a_slow_sync_the_writers_thread_confirms(play: Play, monkeypatch: 
     async def scenario(bench: Bench) -> None:
         real = bench.database.redo.append
 
-        def slow(entries: Any) -> list[Place] | None:
+        def slow(entries: Any, *, synced: bool) -> list[Place] | None:
             time.sleep(0.02)
-            return real(entries)
+            return real(entries, synced=synced)
 
         monkeypatch.setattr(wanted, "SLOW_SECONDS", 0.01)
         monkeypatch.setattr(bench.database.redo, "append", slow)
@@ -435,3 +447,141 @@ def test_after_a_sync_that_may_have_failed_everything_is_made_certain_first(
 def _raise(error: BaseException | None) -> None:
     if error is not None:
         raise error
+
+
+class TestLasting:
+    @pytest.fixture
+    def syncs(self, monkeypatch: pytest.MonkeyPatch) -> list[OSError | None]:
+        """How the syncs of the log ended; an error that is appended beforehand is raised by the next one."""
+        done: list[OSError | None] = []
+        real = redo._sync
+
+        def sync(file: int) -> None:
+            if done and done[-1] is not None and done.count(done[-1]) == 1:
+                done.append(done[-1])
+                raise done[-1]
+            real(file)
+            done.append(None)
+
+        monkeypatch.setattr(redo, "_sync", sync)
+        return done
+
+    def test_what_need_not_last_is_confirmed_before_it_is_synced_and_that_soon(
+        self, play: Play, syncs: list[OSError | None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def scenario(bench: Bench) -> None:
+            await asyncio.gather(*(bench.operate(name, lasting=False) for name in "abc"))
+            assert bench.logged() == ["a", "b", "c"]
+            assert syncs == []
+            await bench.until(lambda: bool(syncs))
+            assert not bench.database.redo.unsynced
+            await bench.operate("d", lasting=False)
+            await bench.until(lambda: len(syncs) == 2)
+
+        monkeypatch.setattr(commits, "SYNC_SECONDS", 0.01)
+        play(scenario)
+
+    def test_in_the_company_of_one_that_has_to_last_it_is_synced_at_once(
+        self, play: Play, syncs: list[OSError | None]
+    ) -> None:
+        async def scenario(bench: Bench) -> None:
+            await asyncio.gather(bench.operate("a", lasting=False), bench.operate("b"))
+            assert syncs == [None]
+            bench.commits._sync()
+            assert syncs == [None], "there is nothing left to sync"
+
+        play(scenario)
+
+    def test_if_it_cannot_be_synced_it_lasts_with_a_transaction(
+        self, play: Play, syncs: list[OSError | None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def scenario(bench: Bench) -> None:
+            await bench.operate("a", lasting=False)
+            syncs.append(OSError(5, "Input/output error"))
+            await bench.until(lambda: len(syncs) == 2)
+            await bench.until(lambda: not bench.database.redo.unsynced)
+            assert bench.on_disk() == {"a"}
+            assert bench.logged() == ["a"], "the log has begun anew, and nothing was written over it yet"
+            await bench.operate("b")
+            assert bench.logged() == ["b"]
+
+        monkeypatch.setattr(commits, "SYNC_SECONDS", 0.01)
+        play(scenario)
+
+    def test_a_clean_end_leaves_nothing_unsynced(self, play: Play, syncs: list[OSError | None]) -> None:
+        async def scenario(bench: Bench) -> None:
+            await bench.operate("a", lasting=False)
+            await bench.commits.followed()
+            assert syncs == []
+
+        play(scenario)
+        assert syncs == [None]
+
+
+class TestFollowing:
+    @pytest.fixture(autouse=True)
+    def never(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(debt, "FOLLOW_SECONDS", 3600)
+
+    def test_what_nobody_waits_for_is_followed_together_with_what_comes_after_it(self, play: Play) -> None:
+        async def scenario(bench: Bench) -> None:
+            names = [str(number) for number in range(debt.MOST_OWED)]
+            for name in names[:-1]:
+                await bench.operate(name)
+            await asyncio.sleep(0.05)
+            assert (bench.confirmed, bench.made) == (names[:-1], [])
+            await bench.operate(names[-1])
+            await bench.until(lambda: bench.applied == names)
+
+        play(scenario)
+
+    def test_after_a_while_it_is_followed_by_itself(self, play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def scenario(bench: Bench) -> None:
+            for name in "ab":
+                await bench.operate(name)
+                await bench.until(lambda: bench.applied == bench.confirmed)
+
+        monkeypatch.setattr(debt, "FOLLOW_SECONDS", 0.01)
+        play(scenario)
+
+    def test_what_somebody_waits_for_is_followed_at_once_with_what_was_before(self, play: Play) -> None:
+        async def scenario(bench: Bench) -> None:
+            await bench.operate("a")
+            await bench.operate("b", awaited=True)
+            await bench.until(lambda: bench.applied == ["a", "b"])
+
+        play(scenario)
+
+    def test_who_comes_to_wait_for_it_has_it_followed_at_once(self, play: Play) -> None:
+        async def scenario(bench: Bench) -> None:
+            bench.commits.hurry()
+            await bench.operate("a")
+            bench.commits.hurry()
+            bench.commits.hurry()
+            await bench.until(lambda: bench.applied == ["a"])
+
+        play(scenario)
+
+    def test_what_is_large_is_followed_at_once(self, play: Play) -> None:
+        async def scenario(bench: Bench) -> None:
+            await bench.operate("a", size=redo.LARGE_BYTES)
+            await bench.until(lambda: bench.applied == ["a"])
+
+        play(scenario)
+
+    def test_a_change_for_which_nobody_waits_takes_it_along(self, play: Play) -> None:
+        async def scenario(bench: Bench) -> None:
+            await bench.operate("a")
+            bench.commits.later(Count(bench, "later", 0, lambda: None).apply)
+            await bench.until(lambda: bench.made == ["a", "later"])
+
+        play(scenario)
+
+    def test_a_clean_end_follows_what_is_owed(self, play: Play) -> None:
+        async def scenario(bench: Bench) -> None:
+            benches.append(bench)
+            await bench.operate("a")
+
+        benches: list[Bench] = []
+        play(scenario)
+        assert benches[0].made == ["a"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from transports.local import wire
 from transports.local.dispatch.delivery import Consumer
 from transports.local.engine import Engine
 from transports.local.errors import UnavailableError
-from transports.local.model import Draft, Subscription, Topic
+from transports.local.model import Delivery, Draft, Subscription, Topic
+from transports.local.storage import debt
 from transports.local.storage.database import Database
 from transports.local.storage.writer import Writer
 from transports.local.subscriber import SubscriberService
@@ -141,4 +142,26 @@ def test_a_pull_that_does_not_wait_gets_what_was_confirmed_just_now(tmp_path: Pa
             response = await SubscriberService(engine).pull(request, 0)
             assert len(response.received_messages) == 1
 
+    play(scenario)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_message_comes_at_once_to_who_waits_and_to_who_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as (engine, _):
+            await setup(engine)
+            coming: Awaitable[list[Delivery]] = engine.deliveries(
+                engine.catalog.subscription(SUBSCRIPTION.name), Consumer(ack_deadline_seconds=600)
+            )
+            if waits:
+                coming = asyncio.ensure_future(coming)
+                await asyncio.sleep(0)
+            (number,) = await engine.publish(TOPIC.name, [Draft(payload(b"x"))])
+            async with asyncio.timeout(30):
+                (found,) = await coming
+            assert found.message.id == number
+
+    monkeypatch.setattr(debt, "FOLLOW_SECONDS", 3600)
     play(scenario)

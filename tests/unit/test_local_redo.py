@@ -104,6 +104,9 @@ class TestLog:
         monkeypatch.setattr(redo, "_sync", lambda file: done.append("sync"))
         monkeypatch.setattr(os, "fsync", lambda file: done.append("sync all"))
         assert log.append([[b"one"]])
+        assert done == ["write", "sync all", "write", "sync"], "small ones find blocks that were written to"
+        done.clear()
+        assert log.append([[bytes(redo._WRITTEN_BYTES)]])
         assert done == ["allocate", "sync all", "write", "sync"]
         assert path.stat().st_mode & 0o777 == 0o600
 
@@ -196,10 +199,10 @@ class TestLog:
             monkeypatch.delattr(os, "posix_fallocate")
         else:
             monkeypatch.setattr(os, "posix_fallocate", refuse)
-        log = opened()
-        assert log.append([[b"one"]])
+        log, large = opened(), b"1" * redo.LARGE_BYTES
+        assert log.append([[large]])
         assert path.stat().st_size == redo._STEP_BYTES
-        assert bodies(opened(), 0) == [b"one"]
+        assert bodies(opened(), 0) == [large]
 
     def test_what_could_not_be_synced_is_taken_back(
         self, opened: Callable[..., RedoLog], monkeypatch: pytest.MonkeyPatch
@@ -216,6 +219,63 @@ class TestLog:
         monkeypatch.setattr(redo, "_sync", sync)
         assert not log.append([[b"two"], [b"three"]])
         assert bodies(opened(), 0) == [b"one"]
+
+    def test_what_is_not_synced_at_once_is_synced_when_it_is_asked_for_or_with_the_next_or_at_the_end(
+        self, opened: Callable[..., RedoLog], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        log, real = opened(), redo._sync
+        syncs: list[int] = []
+        monkeypatch.setattr(redo, "_sync", lambda file: (syncs.append(file), real(file)))
+        assert log.append([[b"one"]], synced=False)
+        assert log.append([[b"two"]], synced=False)
+        assert (log.unsynced, len(syncs)) == (True, 0)
+        assert bodies(opened(), 0) == [b"one", b"two"], "it is written, and outlives the process"
+        assert log.sync()
+        assert log.sync()
+        assert (log.unsynced, len(syncs)) == (False, 1)
+        assert log.append([[b"three"]], synced=False)
+        assert log.append([[b"four"]])
+        assert (log.unsynced, len(syncs)) == (False, 2)
+        assert log.append([[b"five"]], synced=False)
+        log.begin_anew(log.last + 1)
+        assert (log.unsynced, len(syncs)) == (False, 2), "a synced transaction has it"
+        other = RedoLog(log.segments, IDENTITY, lambda: needed)
+        other.begin_anew(0)
+        assert other.append([[b"six"]], synced=False)
+        other.close()
+        assert len(syncs) == 3
+
+    def test_after_a_sync_that_failed_nothing_is_appended_before_a_synced_transaction(
+        self, opened: Callable[..., RedoLog], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(file: int) -> None:
+            raise OSError(5, "Input/output error")
+
+        log = opened()
+        assert log.append([[b"one"]], synced=False)
+        with monkeypatch.context() as patch:
+            patch.setattr(redo, "_sync", fail)
+            assert not log.sync()
+        assert not log.sync(), "the kernel forgets what it could not write, and tells of it once"
+        assert not log.append([[b"two"]])
+        assert not log.append([[b"two"]], synced=False)
+        assert log.unsynced
+        log.begin_anew(log.last + 1)
+        assert not log.unsynced
+        assert log.append([[b"two"]])
+
+    def test_a_refused_entry_leaves_those_before_it_unsynced(
+        self, opened: Callable[..., RedoLog], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(file: int) -> None:
+            raise OSError(5, "Input/output error")
+
+        log = opened()
+        assert log.append([[b"one"]], synced=False)
+        with monkeypatch.context() as patch:
+            patch.setattr(redo, "_sync", fail)
+            assert not log.append([[b"two"]])
+        assert log.unsynced
 
     def test_that_of_another_database_says_nothing(self, opened: Callable[..., RedoLog], path: Path) -> None:
         assert opened(IDENTITY).append([[b"one"]])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from batch_bench import draft, publish
 from local_bench import SUBSCRIPTION, Bench, run, running, set_up
 
 from transports.local.ackids import AckId
+from transports.local.storage import wanted
 
 
 async def _left(path: Path, count: int) -> list[int]:
@@ -61,6 +63,24 @@ def test_one_named_twice_in_a_request_is_acknowledged_once_and_good(tmp_path: Pa
             assert _remaining(bench) == (1, 1)
 
     run(main())
+
+
+def test_only_with_exactly_once_delivery_it_is_synced_before_it_is_confirmed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main(folder: Path, *, exactly_once: bool) -> bool:
+        folder.mkdir()
+        async with set_up(folder, exactly_once=exactly_once) as bench:
+            await publish(bench, [draft(1)])
+            taken = await bench.take()
+            await bench.engine.followed()
+            assert not bench.database.redo.unsynced
+            assert await bench.engine.acknowledge(SUBSCRIPTION.name, [taken.ack_id]) == []
+            return bench.database.redo.unsynced
+
+    monkeypatch.setattr(wanted, "SLOW_SECONDS", 60)
+    assert asyncio.run(main(tmp_path / "at least once", exactly_once=False))
+    assert not asyncio.run(main(tmp_path / "exactly once", exactly_once=True))
 
 
 def test_one_that_waits_for_its_moment_is_carried_out_although_nobody_waits_for_it(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ Google's client library, pointed at its address without credentials, cannot tell
 
 Guarantees
     - A message is on disk (SQLite, synced) before ``Publish`` answers; one copy for each subscription there was.
-    - At least once: it is delivered until it is acknowledged, and an answered ``Acknowledge`` is on disk too. Kill the
-      broker at any moment; on the same directory it comes back with every confirmed, unacknowledged message.
+    - At least once: it is delivered until it is acknowledged. Kill the broker at any moment; on the same directory it
+      comes back with every confirmed, unacknowledged message, and with none of which an ``Acknowledge`` was answered.
+      A power cut within 50 ms of that answer may bring it back, but not with exactly-once delivery: then it is synced
+      before it is answered.
     - Oldest first, at once: a message goes to a consumer that waits, without polling. A lease that runs out, or is
       given back (deadline 0), makes it ready again; every delivery has an ack id of its own, and an older one does
       nothing. The ack id of a lease that ran out is good until the message is delivered again.

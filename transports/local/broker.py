@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from transports.local.errors import BrokerError
+from transports.local.loops import run
 from transports.local.options import Options
 from transports.local.server import running
 
@@ -68,7 +69,7 @@ class Broker:
 
     def _run(self, started: Future[str]) -> None:
         try:
-            asyncio.run(self._main(started))
+            run(self._main(started))
         except BaseException as exc:  # noqa: BLE001 - handed to the thread that waits for the start
             if not started.done():
                 started.set_exception(exc)
@@ -86,7 +87,7 @@ def serve(data: Path, host: str, port: int, ready: Callable[[str], None], option
     Raises:
         StartError: The host is refused, or the port or the directory are in use.
     """
-    asyncio.run(_serve(data, host, port, ready, options))
+    run(_serve(data, host, port, ready, options))
 
 
 async def _serve(data: Path, host: str, port: int, ready: Callable[[str], None], options: Options | None) -> None:

@@ -198,6 +198,9 @@ class _Observer:
         self._ledger = ledger
         self._dead_letters = dead_letters
 
+    def awaited(self) -> None:
+        self._ledger.hurry()
+
     def delivered(self, batch: Sequence[Pending], seconds: float) -> None:
         number, until_us = self.attached.number, self._after(seconds)
         self._ledger.write_later(self._ledger.timed(lambda tables: tables.note_deliveries(number, batch, until_us)))

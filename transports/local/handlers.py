@@ -168,14 +168,14 @@ class Adapter:
                 request = read(data)
                 found = work(caller, request)
                 if isinstance(found, Promise):
-                    found.done.add_done_callback(partial(conclude, call, caller, request, found))
+                    found.when_done(partial(conclude, call, caller, request, found))
                     return
             except Exception as exc:  # noqa: BLE001 - answered, and logged if it is no refusal
                 reception.refuse(name, call, caller, exc)
             else:
                 succeed(call, request, found)
 
-        def conclude(call: Call, caller: Caller, request: Any, promise: Promise, _: asyncio.Future[Any]) -> None:
+        def conclude(call: Call, caller: Caller, request: Any, promise: Promise) -> None:
             try:
                 response = promise.response()
             except Exception as exc:  # noqa: BLE001 - as above

@@ -79,12 +79,21 @@ class Ledger:
         then: Callable[[], T],
         applied: Callable[[], None],
         otherwise: Callable[[BaseException], None] = lambda error: None,
+        *,
+        lasting: bool = True,
+        awaited: Callable[[], bool] = lambda: False,
     ) -> asyncio.Future[T]:
         """Begin an operation as ``begin`` does a change; ``then`` is called when it cannot be lost any more.
 
-        ``applied`` is called when the tables have it, which may be a moment later; they have them in order.
+        One that is not ``lasting`` may still be lost by a power cut in the next milliseconds. ``applied`` is called
+        when the tables have it, which may be a moment later, if nobody has ``awaited`` it; they have them in order.
         """
-        return self._commits.operate(operation, _either(then, otherwise), applied)
+        ended = _either(then, otherwise)
+        return self._commits.operate(operation, ended, applied, lasting=lasting, awaited=awaited)
+
+    def hurry(self) -> None:
+        """Somebody waits for what the tables will have."""
+        self._commits.hurry()
 
     async def ask(self, change: Callable[[Tables], T]) -> T:
         """Return what a change returned, once it is on disk.

@@ -76,7 +76,7 @@ class Publishing:
             return list(ids)
 
         if also is None:
-            return self._ledger.operate(operation, confirmed, stored)
+            return self._ledger.operate(operation, confirmed, stored, awaited=partial(_awaited, shares))
 
         def change(tables: Tables) -> None:
             operation.apply(tables)
@@ -91,6 +91,10 @@ class Publishing:
                 self._housekeeper.expect_expiry(share.attached, published_us)
                 share.deliver()
         self._housekeeper.expect_topic_expiry(known, published_us)
+
+
+def _awaited(shares: Iterable[_Share]) -> bool:
+    return any(each.attached.dispatcher.consumers for each in shares)
 
 
 def _wanted(attached: Attached, ids: Sequence[int], drafts: Sequence[Draft]) -> set[int] | None:

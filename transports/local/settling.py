@@ -1,4 +1,4 @@
-"""Acknowledging: messages leave memory at once, and the disk soon.
+"""Acknowledging: messages leave memory at once, and the tables soon.
 
 Until that is confirmed they are *under way*: who acknowledges them once more waits for the same confirmation, and if
 the disk refuses they come back as they were.
@@ -15,6 +15,7 @@ from transports.local.catalog import Attached
 from transports.local.dispatch.entries import Entry
 from transports.local.housekeeping import Housekeeper
 from transports.local.ledger import Ledger
+from transports.local.promises import Prompt
 from transports.local.storage.bundles import bits_by_bundle
 from transports.local.storage.operations import Acknowledge
 
@@ -77,7 +78,7 @@ class Settling:
         backlog, keep, number = attached.dispatcher.backlog, attached.settings.retain_acked, attached.number
         messages, snapshot = settled.values(), attached.snapshot
         # Whoever asked may cancel what he waits for, and nobody else's.
-        answer: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[list[str]] = Prompt()
 
         def ended() -> None:
             for ack_id in settled:
@@ -101,7 +102,9 @@ class Settling:
                 answer.set_exception(error)
 
         operation = Acknowledge(number, bits_by_bundle(messages), keep, snapshot, self._ledger.clock.now_us())
-        settling = self._ledger.operate(operation, confirmed, gone, refused)
+        # Without exactly-once delivery nobody is promised that what he has acknowledged does not come again.
+        lasting = attached.settings.exactly_once
+        settling = self._ledger.operate(operation, confirmed, gone, refused, lasting=lasting)
         settling.add_done_callback(lambda done: done.exception())  # the writer has logged it
         self._under_way.update(dict.fromkeys(settled, settling))
         return answer

@@ -75,6 +75,9 @@ class Consumer:
 class Observer(Protocol):
     """Who writes down what a dispatcher does, and forwards what nobody could handle."""
 
+    def awaited(self) -> None:
+        """Have come what is on its way: a consumer waits."""
+
     def delivered(self, batch: Sequence[Pending], seconds: float) -> None:
         """Remember that messages are leased from now on for so long."""
 
@@ -140,6 +143,7 @@ class Dispatcher:
         consumer.batch = self._loop.create_future()
         consumer.watch_room(self.pump_soon)
         self._waiting[consumer] = None
+        self._observer.awaited()
         self.pump()
         try:
             return await consumer.batch

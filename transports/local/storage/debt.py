@@ -21,6 +21,10 @@ from transports.local.throttle import LogThrottle
 
 #: Seconds until tables that refused what is owed to them are asked again, unless there is something else to write.
 RETRY_SECONDS = 1.0
+#: Seconds until the tables follow what nobody waits for: together, what is owed costs them a fraction.
+FOLLOW_SECONDS = 0.02
+#: How much is owed at most before they do.
+MOST_OWED = 32
 #: Bytes of operations up to which the tables follow on the loop's own thread.
 SMALL_BYTES = 128 * 1024
 
@@ -50,6 +54,7 @@ class Debt:
         #: How many changes were owed ever, and how many of them the tables have.
         self._total = self._done = 0
         self._again: asyncio.TimerHandle | None = None
+        self._to_follow: asyncio.Handle | None = None
         #: Who waits for the end of the next transaction.
         self._next_end: asyncio.Future[None] | None = None
         self._closed = False
@@ -60,11 +65,19 @@ class Debt:
         """Whether the writer's thread is."""
         return self._under_way is not None
 
-    def owe(self, group: Sequence[Wanted]) -> None:
-        """Have the tables follow what was confirmed."""
+    def owe(self, group: Sequence[Wanted], *, soon: bool) -> None:
+        """Have the tables follow what was confirmed, with what comes after it if that is not to be ``soon``."""
         self._owed += group
         self._total += len(group)
-        self._follow_soon()
+        if soon or len(self._owed) >= MOST_OWED:
+            self._follow_soon()
+        elif self._to_follow is None:
+            self._to_follow = self._loop.call_later(FOLLOW_SECONDS, self._follow)
+
+    def hurry(self) -> None:
+        """Have the tables follow at once, if anything is owed."""
+        if self._owed:
+            self._follow_soon()
 
     def sync(self, group: Sequence[Wanted]) -> None:
         """Commit a group, with what is owed before it, while the writer's thread is not at work."""
@@ -85,6 +98,7 @@ class Debt:
     async def followed(self) -> None:
         """Wait until the tables have what was confirmed before, unless they refuse it."""
         total = self._total
+        self.hurry()
         while self._done < total and not self.refused and not self._closed:
             self._next_end = self._next_end or self._loop.create_future()
             await asyncio.shield(self._next_end)
@@ -93,18 +107,24 @@ class Debt:
         """Leave a last group to the writer's thread, after what is owed and what the thread could not make."""
         self._closed = True
         self._tidying.close()
-        if self._again is not None:
-            self._again.cancel()
+        for timer in (self._again, self._to_follow):
+            if timer is not None:
+                timer.cancel()
         owed, self._owed = self._owed, []
         if owed or group:
             self._have_synced(owed, group, *self._left, self._made_up_for())
         self._tell_of_the_end()
 
     def _follow_soon(self) -> None:
-        """Have the tables follow, after the answers that were made possible now."""
-        self._loop.call_soon(self._loop.call_soon, self._follow)
+        """Have the tables follow in the next turn, after the answers that were made possible now."""
+        if isinstance(self._to_follow, asyncio.TimerHandle):
+            self._to_follow.cancel()
+            self._to_follow = None
+        if self._to_follow is None:
+            self._to_follow = self._loop.call_soon(self._follow)
 
     def _follow(self) -> None:
+        self._to_follow = None
         if self.at_work or self.refused or self._closed or not self._owed:
             return
         group, self._owed = self._owed, []

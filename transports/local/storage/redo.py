@@ -31,6 +31,8 @@ FULL_BYTES = 16 << 20
 LARGE_BYTES = 8192
 #: Bytes by which the file grows: to sync what lies inside it costs less than to sync its new size, too.
 _STEP_BYTES = 4 << 20
+#: The same for small entries, for which zeros are written: a first write to a block costs its sync as much again.
+_WRITTEN_BYTES = 1 << 20
 _SALT_BITS = 64
 
 #: How a file system says that it does not know allocation without writing; macOS has no call for it.
@@ -59,6 +61,8 @@ class RedoLog:
         #: The latest number that was taken; none is used for two entries.
         self.last = 0
         self._end = 0
+        #: What was appended last is written and not yet synced.
+        self.unsynced = False
         self._usable = not self._stays
         self._refusals = LogThrottle(logger, logging.ERROR)
 
@@ -75,10 +79,11 @@ class RedoLog:
                 found.append(body)
         return found
 
-    def append(self, entries: Sequence[Parts]) -> list[Place] | None:
-        """Append entries and sync them, and return where their bodies lie; None if they are not.
+    def append(self, entries: Sequence[Parts], *, synced: bool = True) -> list[Place] | None:
+        """Append entries and return where their bodies lie; None if that failed.
 
-        Then none can be appended before ``begin_anew``.
+        Then none can be appended before ``begin_anew``. Those that are not ``synced`` outlive the process, and a crash
+        of the machine once ``sync`` was called, or later ones are synced.
         """
         if not self._usable or self.is_full:
             return None
@@ -92,9 +97,23 @@ class RedoLog:
             end += HEAD_BYTES + sum(map(len, parts))
             self._stays = self._stays or max(map(len, parts)) >= LARGE_BYTES
         self.last = number
-        self._usable = self._make_room(end) and self._write(buffers, end - self._end)
+        self._usable = self._make_room(end, zeros=not self._stays) and self._write(
+            buffers, end - self._end, synced=synced
+        )
         self._end = end
+        self.unsynced = not (synced and self._usable) and (self.unsynced or not synced)
         return places if self._usable else None
+
+    def sync(self) -> bool:
+        """Sync what was appended without; False if that failed, and none can be appended before ``begin_anew``."""
+        if self.unsynced and self._usable:
+            try:
+                _sync(self._file)
+                self.unsynced = False
+            except OSError as exc:
+                self._usable = False
+                self._tell(f"cannot sync {self._name}", exc)
+        return not self.unsynced
 
     @property
     def is_full(self) -> bool:
@@ -108,7 +127,7 @@ class RedoLog:
 
     def begin_anew(self, number: int) -> None:
         """Go on after a synced transaction, which has taken a higher number and has what the entries say."""
-        self.last = number
+        self.last, self.unsynced = number, False
         if self._usable and self._stays and not self.is_full:
             return
         if self._stays and not self._begin_segment():
@@ -125,6 +144,7 @@ class RedoLog:
             self._tell("cannot tell which segments of the redo log are needed", exc)
 
     def close(self) -> None:
+        self.sync()
         os.close(self._file)
 
     def _begin_segment(self) -> bool:
@@ -138,23 +158,28 @@ class RedoLog:
         self._file, self._size, self._stays = file, os.fstat(file).st_size, False
         return True
 
-    def _make_room(self, end: int) -> bool:
+    def _make_room(self, end: int, *, zeros: bool) -> bool:
         """Have the file grow before anything is written there."""
         try:
             while self._size < end:
-                _allocate(self._file, self._size, _STEP_BYTES)
+                step = _WRITTEN_BYTES if zeros else _STEP_BYTES
+                if zeros:
+                    _write(self._file, [bytes(step)], self._size, step)
+                else:
+                    _allocate(self._file, self._size, step)
                 os.fsync(self._file)
-                self._size += _STEP_BYTES
+                self._size += step
         except OSError as exc:
             self._tell(f"{self._name} cannot grow", exc)
             return False
         return True
 
-    def _write(self, buffers: Sequence[bytes], size: int) -> bool:
+    def _write(self, buffers: Sequence[bytes], size: int, *, synced: bool) -> bool:
         """Write and sync entries; what cannot be synced is not to be found: it is refused, if the tables refuse it."""
         try:
             _write(self._file, buffers, self._end, size)
-            _sync(self._file)
+            if synced:
+                _sync(self._file)
         except OSError as exc:
             self._tell(f"cannot write to {self._name}", exc)
             try:

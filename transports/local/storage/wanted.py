@@ -39,6 +39,10 @@ class Wanted(NamedTuple):
     applied: Callable[[], None] = lambda: None
     #: What the entry says.
     operation: Operation | None = None
+    #: Whether it is confirmed only once no power cut can undo it; a kill cannot in any case.
+    lasting: bool = True
+    #: Says whether somebody waits until the tables have it.
+    awaited: Callable[[], bool] = lambda: True
 
     def lying_at(self, body: Place) -> Wanted:
         """Return what is left of it when the redo log has the entry there."""
