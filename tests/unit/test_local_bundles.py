@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transports.local.model import Draft, Pending, StoredMessage
+from transports.local.model import Draft, Pending, PlainDrafts, StoredMessage
 from transports.local.storage.bundles import BUNDLE_BYTES, BUNDLE_MESSAGES, Bundle, Part, bits_by_bundle, bundled
 
 TIME_US = 1_700_000_000_000_000
@@ -35,6 +35,13 @@ class TestCutting:
             for place, draft in enumerate(drafts)
             if draft.payload
         ]
+
+    @given(st.lists(payloads, min_size=1))
+    def test_plain_messages_are_cut_as_any_others(self, found: list[bytes]) -> None:
+        plain = PlainDrafts(found)
+        assert list(plain) == [Draft(each) for each in found]
+        assert list(plain[1:]) == [Draft(each) for each in found[1:]]
+        assert bundled(1, TIME_US, plain) == bundled(1, TIME_US, list(plain))
 
     @given(requests)
     def test_no_bundle_is_larger_than_it_may_be(self, drafts: list[Draft]) -> None:

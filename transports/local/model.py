@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, overload
 
 #: The topic of a subscription whose topic was deleted.
 DELETED_TOPIC = "_deleted-topic_"
@@ -104,6 +104,26 @@ class Draft(NamedTuple):
     payload: bytes
     attributes: Mapping[str, str] = MappingProxyType({})
     ordering_key: str = ""
+
+
+class PlainDrafts(Sequence[Draft]):
+    """Messages with data alone: each is made when somebody looks at it, and a batch takes only the payloads."""
+
+    def __init__(self, payloads: Sequence[bytes]) -> None:
+        self.payloads = payloads
+
+    def __len__(self) -> int:
+        return len(self.payloads)
+
+    @overload
+    def __getitem__(self, place: int) -> Draft: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Draft]: ...
+
+    def __getitem__(self, place: int | slice) -> Draft | Sequence[Draft]:
+        found = self.payloads[place]
+        return Draft(found) if isinstance(found, bytes) else PlainDrafts(found)
 
 
 class StoredMessage(NamedTuple):

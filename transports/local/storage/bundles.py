@@ -13,7 +13,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
-from transports.local.model import Draft, Pending, StoredMessage
+from transports.local.model import Draft, Pending, PlainDrafts, StoredMessage
 from transports.local.storage.segments import Place, Segments
 
 #: Most messages in a bundle: what is rewritten when one of them is acknowledged or delivered stays small.
@@ -132,9 +132,8 @@ def bundled(first: int, published_us: int, drafts: Sequence[Draft]) -> list[Bund
     """Number messages from ``first`` on, and put them into bundles."""
     if len(drafts) == 1:
         return [_bundle(first, published_us, drafts[0].ordering_key, [drafts[0].payload])]
-    payloads = [payload for payload, _, _ in drafts]
+    payloads, keyed = _read(drafts)
     ends = list(accumulate(map(len, payloads), initial=0))
-    keyed = [place for place, (_, _, key) in enumerate(drafts) if key]
     bundles: list[Bundle] = []
     begin = 0
     for limit in (*keyed, len(drafts)):
@@ -147,6 +146,13 @@ def bundled(first: int, published_us: int, drafts: Sequence[Draft]) -> list[Bund
             key, begin = drafts[limit].ordering_key, limit + 1
             bundles.append(_bundle(first + limit, published_us, key, payloads[limit:begin]))
     return bundles
+
+
+def _read(drafts: Sequence[Draft]) -> tuple[Sequence[bytes], Sequence[int]]:
+    """Return the payloads, and the places of those with an ordering key."""
+    if isinstance(drafts, PlainDrafts):
+        return drafts.payloads, ()
+    return [each for each, _, _ in drafts], [place for place, (_, _, key) in enumerate(drafts) if key]
 
 
 def bits_by_bundle(messages: Iterable[Stored]) -> dict[int, int]:
