@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from transports.local import loops
 from transports.local.catalog import Attached
 from transports.local.clock import now_us
 from transports.local.dispatch.delivery import Consumer
@@ -109,4 +110,4 @@ async def set_up(path: Path, topic: Topic = TOPIC, **changes: Any) -> AsyncItera
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(main)
+    loops.run(main)

@@ -20,6 +20,7 @@ from transports.local.catalog import Attached
 from transports.local.clock import now_us
 from transports.local.dispatch.delivery import Consumer
 from transports.local.engine import Engine
+from transports.local.loops import Loop
 from transports.local.model import Delivery, Draft, Snapshot, Subscription, Topic
 from transports.local.storage import gathering, redo, wanted
 from transports.local.storage.writer import Writer
@@ -42,7 +43,7 @@ class EngineMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.path = Path(tempfile.mkdtemp(prefix="engine-"))
-        self.runner = asyncio.Runner()
+        self.runner = asyncio.Runner(loop_factory=Loop)
         self.open: dict[str, set[int]] = {each.name: set() for each in ALL}
         #: Acknowledged since the last sync, where a power cut may bring it back.
         self.fresh: dict[str, set[int]] = {each.name: set() for each in ALL}
@@ -186,7 +187,8 @@ class EngineMachine(RuleBasedStateMachine):
     def power_cut(self, last: list[tuple[bool, str]], follows: bool, kill: bool, in_part: bool) -> None:
         """Cut the power, or kill the broker, right after some confirmed changes, which the tables have or have not."""
         if not follows:
-            setattr(self.engine._ledger._commits._debt, "_follow_soon", lambda: None)  # noqa: B010 - a method
+            for name in ("_follow", "_follow_soon"):
+                setattr(self.engine._ledger._commits._debt, name, lambda: None)
         for publishes, name in last:
             if publishes:
                 self.publish(["", "A"], 30)

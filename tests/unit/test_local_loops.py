@@ -133,8 +133,7 @@ class TestWaking:
         looks.clear()
         for _ in range(loops._TRIES):
             assert selector.select(0.001) == []
-        awake = [0.0] * 3
-        assert looks == [*awake, 0.001] * loops._TRIES
+        assert [bool(each) for each in looks] == [False, False, False, True] * loops._TRIES
         looks.clear()
         assert selector.select(0.001) == []
         assert looks == [0.001], "in vain so often, it sleeps at once"
@@ -150,6 +149,19 @@ class TestWaking:
         assert selector.select(10)
         assert selector.select(10)
         assert looks == [10, 10]
+        selector.close()
+
+    def test_it_sleeps_no_longer_for_having_been_awake(self, clock: _Clock, looks: list[float | None]) -> None:
+        selector = loops._Selector()
+        clock.step = loops.AWAKE_SECONDS / 4
+        selector._tries = 1
+        assert selector.select(loops.AWAKE_SECONDS / 2) == []
+        assert looks == [0, 0], "a timer ends it that is due before"
+        looks.clear()
+        selector._tries = 1
+        assert selector.select(loops.AWAKE_SECONDS * 2) == []
+        assert looks[:3] == [0, 0, 0]
+        assert looks[3:] == [pytest.approx(loops.AWAKE_SECONDS * 3 / 4)]
         selector.close()
 
     def test_a_loop_that_has_work_only_looks(self, looks: list[float | None]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, cast
 
 import pytest
 
@@ -63,15 +64,55 @@ class TestText:
         assert "studio_broker_published_messages_total 123456789012\n" in text
 
 
+async def _at_once() -> None:
+    return
+
+
+class _Client:
+    """Keeps what is written to it."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    async def drain(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+    async def wait_closed(self) -> None:
+        return
+
+
 class TestPage:
     @pytest.fixture
     def file(self, tmp_path: Any) -> TokenFile:
         return TokenFile(tmp_path)
 
     def answer(self, file: TokenFile, request: str, *, required: bool = False) -> tuple[str, str]:
-        page = MetricsPage(Guard(file, required), Counters(), lambda: [FULL, EMPTY])
+        page = MetricsPage(Guard(file, required), Counters(), lambda: [FULL, EMPTY], _at_once)
         head, _, body = page.answer(request.replace("\n", "\r\n").encode()).decode().partition("\r\n\r\n")
         return head.split("\r\n")[0].removeprefix("HTTP/1.1 "), body
+
+    def test_it_has_what_was_answered_before(self, file: TokenFile) -> None:
+        async def follow() -> None:
+            await asyncio.sleep(0)
+            found.append(FULL)
+
+        async def main() -> None:
+            reader = asyncio.StreamReader()
+            reader.feed_data(b"GET /metrics HTTP/1.1\r\n\r\n")
+            await MetricsPage(Guard(file, False), Counters(), lambda: found, follow).serve(
+                reader, cast(asyncio.StreamWriter, client)
+            )
+
+        found: list[QueueStatistics] = []
+        client = _Client()
+        asyncio.run(main())
+        assert client.written.count(b'subscription="gpu"') == 4
 
     @pytest.mark.parametrize("target", ["/metrics", "/metrics?x=y"])
     def test_it_is_served_where_it_is_looked_for(self, file: TokenFile, target: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 from commits_bench import CommitsBench, Failing
 from local_tables import refuse_to_write
 
+from transports.local import loops
 from transports.local.storage import commits, debt, redo, wanted
 from transports.local.storage.database import StorageError
 from transports.local.storage.entries import entries_in
@@ -109,7 +110,7 @@ def play(tmp_path: Path) -> Callable[[Scenario], None]:
             bench.writer.stop()
             bench.database.close()
 
-    return lambda scenario: asyncio.run(main(scenario))
+    return lambda scenario: loops.run(main(scenario))
 
 
 Play = Callable[[Scenario], None]
@@ -466,17 +467,28 @@ class TestLasting:
         monkeypatch.setattr(redo, "_sync", sync)
         return done
 
-    def test_what_need_not_last_is_confirmed_before_it_is_synced_and_that_soon(
-        self, play: Play, syncs: list[OSError | None], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    @pytest.fixture(autouse=True)
+    def never(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(commits, "SYNC_SECONDS", 3600)
+
+    def test_what_need_not_last_is_confirmed_before_it_is_synced(self, play: Play, syncs: list[OSError | None]) -> None:
         async def scenario(bench: Bench) -> None:
             await asyncio.gather(*(bench.operate(name, lasting=False) for name in "abc"))
             assert bench.logged() == ["a", "b", "c"]
             assert syncs == []
-            await bench.until(lambda: bool(syncs))
+            bench.commits._sync()
+            assert syncs == [None]
             assert not bench.database.redo.unsynced
-            await bench.operate("d", lasting=False)
-            await bench.until(lambda: len(syncs) == 2)
+
+        play(scenario)
+
+    def test_it_is_synced_soon_and_so_is_the_next(
+        self, play: Play, syncs: list[OSError | None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def scenario(bench: Bench) -> None:
+            for count, name in enumerate("ab"):
+                await bench.operate(name, lasting=False)
+                await bench.until(lambda count=count: len(syncs) == count + 1)
 
         monkeypatch.setattr(commits, "SYNC_SECONDS", 0.01)
         play(scenario)
@@ -492,20 +504,61 @@ class TestLasting:
 
         play(scenario)
 
-    def test_if_it_cannot_be_synced_it_lasts_with_a_transaction(
+    def test_if_it_cannot_be_synced_it_lasts_with_a_transaction(self, play: Play, syncs: list[OSError | None]) -> None:
+        async def scenario(bench: Bench) -> None:
+            await bench.operate("a", lasting=False)
+            syncs.append(OSError(5, "Input/output error"))
+            bench.commits._sync()
+            await bench.until(lambda: not bench.database.redo.unsynced)
+            assert len(syncs) == 2
+            assert bench.on_disk() == {"a"}
+            await bench.operate("b")
+            assert bench.logged() == ["b"]
+
+        play(scenario)
+
+    def test_while_the_thread_is_at_work_that_waits_for_its_end(
+        self, play: Play, syncs: list[OSError | None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def scenario(bench: Bench) -> None:
+            go_on = threading.Event()
+            await bench.operate("large", size=_LARGE, before=lambda: go_on.wait(30))
+            await bench.until(lambda: bench.commits._debt.at_work)
+            await bench.operate("a", lasting=False)
+            syncs.append(OSError(5, "Input/output error"))
+            bench.commits._sync()
+            assert bench.database.redo.unsynced
+            go_on.set()
+            await bench.until(lambda: not bench.database.redo.unsynced)
+            assert bench.on_disk() == {"large", "a"}
+
+        monkeypatch.setattr(commits, "SYNC_SECONDS", 0.01)
+        play(scenario)
+
+    def test_if_the_transaction_is_refused_too_it_is_asked_for_again(
         self, play: Play, syncs: list[OSError | None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def scenario(bench: Bench) -> None:
             await bench.operate("a", lasting=False)
+            await bench.commits.followed()
             syncs.append(OSError(5, "Input/output error"))
-            await bench.until(lambda: len(syncs) == 2)
+            bench.database._writer.execute("PRAGMA query_only = 1")
+            bench.commits._sync()
+            await bench.until(lambda: bench.commits._debt.refused)
+            bench.database._writer.execute("PRAGMA query_only = 0")
             await bench.until(lambda: not bench.database.redo.unsynced)
-            assert bench.on_disk() == {"a"}
-            assert bench.logged() == ["a"], "the log has begun anew, and nothing was written over it yet"
-            await bench.operate("b")
-            assert bench.logged() == ["b"]
+            assert not bench.commits._debt.refused
 
-        monkeypatch.setattr(commits, "SYNC_SECONDS", 0.01)
+        monkeypatch.setattr(debt, "RETRY_SECONDS", 0.01)
+        play(scenario)
+
+    def test_after_the_end_nothing_is_synced(self, play: Play) -> None:
+        async def scenario(bench: Bench) -> None:
+            await bench.operate("a", lasting=False)
+            bench.commits.close()
+            assert bench.commits._to_sync is not None
+            assert bench.commits._to_sync.cancelled()
+
         play(scenario)
 
     def test_a_clean_end_leaves_nothing_unsynced(self, play: Play, syncs: list[OSError | None]) -> None:
@@ -559,6 +612,14 @@ class TestFollowing:
             bench.commits.hurry()
             bench.commits.hurry()
             await bench.until(lambda: bench.applied == ["a"])
+
+        play(scenario)
+
+    def test_who_waits_for_the_tables_has_them_follow_at_once(self, play: Play) -> None:
+        async def scenario(bench: Bench) -> None:
+            await bench.operate("a")
+            await bench.commits.followed()
+            assert bench.applied == ["a"]
 
         play(scenario)
 

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -219,6 +220,22 @@ class TestLog:
         monkeypatch.setattr(redo, "_sync", sync)
         assert not log.append([[b"two"], [b"three"]])
         assert bodies(opened(), 0) == [b"one"]
+
+    def test_when_it_cannot_grow_it_keeps_no_room_that_the_tables_could_have(
+        self, opened: Callable[..., RedoLog], path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fill(file: int, buffers: Any, offset: int, size: int) -> None:
+            os.pwrite(file, bytes(size // 2), offset)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        log = opened()
+        with monkeypatch.context() as patch:
+            patch.setattr(redo, "_write", fill)
+            assert log.append([[b"one"]]) is None
+        assert path.stat().st_size == 0
+        log.begin_anew(1)
+        assert log.append([[b"one"]])
+        assert bodies(opened(), 1) == [b"one"]
 
     def test_what_is_not_synced_at_once_is_synced_when_it_is_asked_for_or_with_the_next_or_at_the_end(
         self, opened: Callable[..., RedoLog], monkeypatch: pytest.MonkeyPatch

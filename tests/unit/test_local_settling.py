@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from batch_bench import draft, publish
-from local_bench import SUBSCRIPTION, Bench, run, running, set_up
+from local_bench import DAY_SECONDS, SUBSCRIPTION, TOPIC, Bench, eventually, run, running, set_up
 
 from transports.local.ackids import AckId
-from transports.local.storage import wanted
+from transports.local.model import Snapshot
+from transports.local.storage import debt, wanted
 
 
 async def _left(path: Path, count: int) -> list[int]:
@@ -97,5 +98,24 @@ def test_one_that_waits_for_its_moment_is_carried_out_although_nobody_waits_for_
             assert await bench.engine.acknowledge(SUBSCRIPTION.name, [taken.ack_id]) == []
             await bench.engine.followed()
             assert _remaining(bench) == (0, 0)
+
+    run(main())
+
+
+def test_a_snapshot_right_after_it_ends_as_late_as_one_of_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with set_up(tmp_path, retention_seconds=7 * DAY_SECONDS) as bench:
+            (old,) = await publish(bench, [draft(1)])
+            await bench.engine.followed()
+            bench.age(old, 7 * DAY_SECONDS - 60)
+            taken = await bench.take()
+            await eventually(lambda: not bench.engine._ledger._commits._wanted)  # who has it is written down
+            monkeypatch.setattr(debt, "FOLLOW_SECONDS", 3600)
+            assert await bench.engine.acknowledge(SUBSCRIPTION.name, [taken.ack_id]) == []
+            await bench.engine.replays.create_snapshot(
+                Snapshot("projects/p/snapshots/s", TOPIC.name, 0), SUBSCRIPTION.name
+            )
 
     run(main())

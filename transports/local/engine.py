@@ -1,6 +1,7 @@
 """The broker without a network: what each request does to memory and to disk.
 
-An answer means that the change is on disk. Everything here runs on one event loop; only ``writer.Writer`` has a thread.
+An answer means that the change is on disk; of an acknowledgement without exactly-once delivery, that it outlives the
+broker, and 50 ms later the machine. Everything here runs on one event loop; only ``writer.Writer`` has a thread.
 Requests that change something must be carried to their end once begun (the server shields them from cancellation),
 because memory follows the disk.
 """

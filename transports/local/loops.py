@@ -38,11 +38,14 @@ class _Selector(selectors.DefaultSelector):
         return self._wait(timeout)
 
     def _wait(self, timeout: float | None) -> Ready:
-        asleep = time.monotonic() + AWAKE_SECONDS
+        began = time.monotonic()
+        asleep = began + AWAKE_SECONDS
         found: Ready = []
         if self._tries:
-            while not found and time.monotonic() < asleep:
+            latest = asleep if timeout is None else min(asleep, began + timeout)
+            while not found and time.monotonic() < latest:
                 found = super().select(0)
+            timeout = None if timeout is None else max(began + timeout - time.monotonic(), 0)
         found = found or super().select(timeout)
         if found and time.monotonic() < asleep:
             self._tries = _TRIES

@@ -94,6 +94,7 @@ class Replays:
         self._catalog.require_new_snapshot(snapshot.name)
         attached = self._catalog.subscription(subscription)
         async with attached.changing:
+            await self._ledger.followed()  # by the tables it is seen how old the oldest message is
             async with self._ledger.changing:
                 known, until = self._begin_snapshot(snapshot, attached)
             try:

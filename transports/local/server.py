@@ -88,5 +88,5 @@ def _metrics(
     if options.metrics_port is None:
         return nullcontext()
     certificate = options.certificate
-    page = MetricsPage(guard, counters, lambda: read(engine, counters))
+    page = MetricsPage(guard, counters, lambda: read(engine, counters), engine.followed)
     return metrics_served(page, host, options.metrics_port, certificate.context() if certificate else None)

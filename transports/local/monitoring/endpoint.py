@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 
@@ -28,16 +28,25 @@ _MAX_REQUEST_BYTES = 16 * 1024
 class MetricsPage:
     """Answers requests for the page; a broker that wants tokens wants a viewer's here, too."""
 
-    def __init__(self, guard: Guard, counters: Counters, read: Callable[[], list[QueueStatistics]]) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        counters: Counters,
+        read: Callable[[], list[QueueStatistics]],
+        followed: Callable[[], Awaitable[None]],
+    ) -> None:
+        """``followed`` is awaited before what was answered until now is ``read``."""
         self._guard = guard
         self._counters = counters
         self._read = read
+        self._followed = followed
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
                 head = await reader.readuntil(b"\r\n\r\n")
+                await self._followed()
                 writer.write(self.answer(head))
                 await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as exc:

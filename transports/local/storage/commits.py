@@ -132,9 +132,9 @@ class Commits:
         group = self._next_group()
         can_be_logged = self._can_be_logged(group)
         if can_be_logged and (logged := self._logged(group)) is not None:
+            self._debt.owe(logged, soon=any(each.size >= LARGE_BYTES or each.awaited() for each in group))
             for each in logged:
                 each.end(None, self._forgotten)
-            self._debt.owe(logged, soon=any(each.size >= LARGE_BYTES or each.awaited() for each in group))
             self._go_on()
             return
         if self._debt.at_work or (can_be_logged and self._log.is_full):

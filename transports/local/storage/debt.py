@@ -235,7 +235,7 @@ class Debt:
 
     def _retry(self) -> None:
         self._again = None
-        if self._owed and not self.at_work:
+        if (self._owed or self.refused) and not self.at_work:
             self.sync(())
 
     def _sync_too(self, wanted: Wanted) -> bool:

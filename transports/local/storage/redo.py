@@ -1,7 +1,8 @@
 """The redo log: what is confirmed before the tables have it, one entry after the other in files of its own.
 
 To append to a file and sync it costs a fraction of a transaction. So a publish or an acknowledgement is confirmed once
-its entry is synced, and the tables follow in transactions that are not; what a crash cost them is redone at the start.
+its entry is synced, or written if a power cut may undo it, and the tables follow in transactions that are not synced;
+what a crash cost them is redone at the start.
 The tables remember the number of the last entry they have. A transaction that is synced takes a number, too; it has
 what all entries say, and the next one may be written over the first.
 
@@ -16,6 +17,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from transports.local.errors import BrokerError
@@ -171,11 +173,13 @@ class RedoLog:
                 self._size += step
         except OSError as exc:
             self._tell(f"{self._name} cannot grow", exc)
+            with suppress(OSError):
+                os.ftruncate(self._file, self._size)  # what little room is left is for the tables
             return False
         return True
 
     def _write(self, buffers: Sequence[bytes], size: int, *, synced: bool) -> bool:
-        """Write and sync entries; what cannot be synced is not to be found: it is refused, if the tables refuse it."""
+        """Write entries; what cannot be written or synced is not to be found: it is refused if the tables refuse it."""
         try:
             _write(self._file, buffers, self._end, size)
             if synced:
