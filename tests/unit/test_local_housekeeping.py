@@ -73,10 +73,10 @@ class TestExpiration:
         async def main() -> None:
             expiration = None if why == "never" else DAY_SECONDS
             async with set_up(tmp_path, expiration_seconds=expiration) as bench:
+                waiting = asyncio.ensure_future(bench.take()) if why == "waited for" else None
+                await eventually(lambda: bench.attached.dispatcher.consumers == (waiting is not None))
                 bench.engine._housekeeper._started_us = now_us() if why == "just started" else 0
                 bench.attached.used_us = now_us() if why == "used" else 0
-                waiting = asyncio.ensure_future(bench.take()) if why == "waited for" else None
-                await asyncio.sleep(0)
                 bench.look()
                 (message,) = await bench.publish(b"one")
                 bench.age(message, 601)

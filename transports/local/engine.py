@@ -173,7 +173,7 @@ class Engine:
         source = DiskSource(self._database, number)
         backlog = Backlog(source, first_token=self._ledger.first_token, tally=tally, floor=floor)
         backlog.policy = Policy.of(settings)
-        observer = _Observer(self._ledger, self._dead_letters)
+        observer = _Observer(self._ledger, self._dead_letters, self._housekeeper)
         dispatcher = Dispatcher(backlog, tokens=self._ledger.tokens, observer=observer)
         attached = observer.attached = source.attached = Attached(number, settings, dispatcher, floor)
         return attached
@@ -195,15 +195,17 @@ class _Observer:
 
     attached: Attached
 
-    def __init__(self, ledger: Ledger, dead_letters: DeadLetters) -> None:
+    def __init__(self, ledger: Ledger, dead_letters: DeadLetters, housekeeper: Housekeeper) -> None:
         self._ledger = ledger
         self._dead_letters = dead_letters
+        self._housekeeper = housekeeper
 
     def awaited(self) -> None:
         self._ledger.hurry()
 
     def delivered(self, batch: Sequence[Pending], seconds: float) -> None:
         number, until_us = self.attached.number, self._after(seconds)
+        self._housekeeper.used(self.attached)  # who has it may have waited for long, and waits no more
         self._ledger.write_later(self._ledger.timed(lambda tables: tables.note_deliveries(number, batch, until_us)))
 
     def extended(self, leases: Sequence[tuple[Pending, float]]) -> None:
