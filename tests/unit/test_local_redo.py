@@ -53,6 +53,10 @@ def opened(tmp_path: Path) -> Iterator[Callable[[int], RedoLog]]:
         each.close()
 
 
+def fail_to_sync(file: int) -> None:
+    raise OSError(5, "Input/output error")
+
+
 def bodies(log: RedoLog, after: int) -> list[bytes]:
     return log.read(after)
 
@@ -265,13 +269,10 @@ class TestLog:
     def test_after_a_sync_that_failed_nothing_is_appended_before_a_synced_transaction(
         self, opened: Callable[..., RedoLog], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def fail(file: int) -> None:
-            raise OSError(5, "Input/output error")
-
         log = opened()
         assert log.append([[b"one"]], synced=False)
         with monkeypatch.context() as patch:
-            patch.setattr(redo, "_sync", fail)
+            patch.setattr(redo, "_sync", fail_to_sync)
             assert not log.sync()
         assert not log.sync(), "the kernel forgets what it could not write, and tells of it once"
         assert not log.append([[b"two"]])
@@ -284,13 +285,10 @@ class TestLog:
     def test_a_refused_entry_leaves_those_before_it_unsynced(
         self, opened: Callable[..., RedoLog], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def fail(file: int) -> None:
-            raise OSError(5, "Input/output error")
-
         log = opened()
         assert log.append([[b"one"]], synced=False)
         with monkeypatch.context() as patch:
-            patch.setattr(redo, "_sync", fail)
+            patch.setattr(redo, "_sync", fail_to_sync)
             assert not log.append([[b"two"]])
         assert log.unsynced
 

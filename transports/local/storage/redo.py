@@ -103,7 +103,7 @@ class RedoLog:
             buffers, end - self._end, synced=synced
         )
         self._end = end
-        self.unsynced = not (synced and self._usable) and (self.unsynced or not synced)
+        self.unsynced = not synced or (self.unsynced and not self._usable)
         return places if self._usable else None
 
     def sync(self) -> bool:
@@ -162,13 +162,10 @@ class RedoLog:
 
     def _make_room(self, end: int, *, zeros: bool) -> bool:
         """Have the file grow before anything is written there."""
+        step, grow = (_WRITTEN_BYTES, _write_zeros) if zeros else (_STEP_BYTES, _allocate)
         try:
             while self._size < end:
-                step = _WRITTEN_BYTES if zeros else _STEP_BYTES
-                if zeros:
-                    _write(self._file, [bytes(step)], self._size, step)
-                else:
-                    _allocate(self._file, self._size, step)
+                grow(self._file, self._size, step)
                 os.fsync(self._file)
                 self._size += step
         except OSError as exc:
@@ -213,7 +210,11 @@ def _allocate(file: int, offset: int, size: int) -> None:
     except (AttributeError, OSError) as exc:
         if isinstance(exc, OSError) and exc.errno not in _CANNOT_ALLOCATE:
             raise
-        _write(file, [bytes(size)], offset, size)
+        _write_zeros(file, offset, size)
+
+
+def _write_zeros(file: int, offset: int, size: int) -> None:
+    _write(file, [bytes(size)], offset, size)
 
 
 def _write(file: int, buffers: Sequence[bytes], offset: int, size: int) -> None:
